@@ -1,0 +1,134 @@
+"""The whole tree of errors. Each says what failed, why, and what to do about it.
+
+Only the command line prints them; its exit codes are the `exit_code` of these classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Severity(StrEnum):
+    """How much a problem weighs: an error stops everything, a warning is advice."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+#: Where a value stands in the configuration: keys and list indexes from the root, e.g. ("clusters", "hpc", "name").
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong (or unwise) in a configuration, and what to write instead.
+
+    `file`, `line` and `column` (from 1) are None where the configuration did not come from a file.
+    """
+
+    path: Path
+    message: str
+    hint: str = ""
+    severity: Severity = Severity.ERROR
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+
+    @property
+    def dotted(self) -> str:
+        """The path as people write it: `clusters.hpc.compute_nodes[0].ip`."""
+        text = ""
+        for part in self.path:
+            text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
+        return text
+
+
+class AiHowError(Exception):
+    """The root. `what` names the thing, `why` the cause, `remedy` what to do."""
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = f"{self.what}: {self.why}" if self.why else self.what
+        return f"{text}\n{self.remedy}" if self.remedy else text
+
+
+class NotReady(AiHowError):
+    """The answer is no: what was waited for did not come by the deadline."""
+
+    exit_code = 1
+
+
+class UsageError(AiHowError):
+    """The command or call itself is wrong: an unknown cluster, node or option."""
+
+    exit_code = 2
+
+
+class ConfigurationError(UsageError):
+    """The configuration is wrong. `problems` holds all of it, errors and warnings alike."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        wrong = [p for p in self.problems if p.severity is Severity.ERROR]
+        super().__init__(
+            "the configuration is not valid",
+            why="; ".join(f"{p.dotted}: {p.message}" if p.path else p.message for p in wrong),
+            remedy="\n".join(p.hint for p in wrong if p.hint),
+        )
+
+
+class HostError(AiHowError):
+    """The host or its libvirt could not do what was asked."""
+
+
+class LibvirtError(HostError):
+    """libvirt refused or is not there. `code` is its VIR_ERR_* number, None where there was no connection."""
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "", code: int | None = None) -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.code = code
+
+
+class CommandFailed(HostError):
+    """A program ended with an error; its standard error is part of the message, never hidden."""
+
+    def __init__(self, argv: Sequence[str], returncode: int | None, stderr: str, *, remedy: str = "") -> None:
+        self.argv = tuple(argv)
+        self.returncode = returncode
+        self.stderr = stderr
+        ended = "could not be started" if returncode is None else f"ended with {returncode}"
+        super().__init__(f"{self.argv[0]} {ended}", why=stderr.strip() or "it said nothing", remedy=remedy)
+
+
+class NotOurs(HostError):
+    """Something of our name exists and does not carry our mark; it is never changed or deleted."""
+
+
+class StateError(HostError):
+    """The state file cannot be used: corrupt, of a newer version, locked, unwritable."""
+
+
+class UnsafeChange(HostError):
+    """The change would lose data or connections, and this command does not do that by itself."""
+
+
+class PrivilegeError(AiHowError):
+    """The caller lacks a privilege; nothing was changed. `remedy` is the command to run."""
+
+    exit_code = 4
+
+
+class Interrupted(AiHowError):
+    """Stopped by a signal, after undoing or journalling what was under way."""
+
+    exit_code = 130

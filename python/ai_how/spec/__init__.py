@@ -1,0 +1,1 @@
+"""The cluster with nothing left open: every address, MAC, name and size. Frozen data, computed without the host."""
