@@ -1,0 +1,103 @@
+"""The one shape of a resource: identity, needs, and fields that say what changing them costs."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+#: All identities are uuid5 names below this one; changing it would orphan every cluster that exists.
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:ai-how")
+
+#: The XML namespace of our mark in libvirt's <metadata>.
+METADATA = "urn:ai-how:metadata:1"
+
+
+class Kind(StrEnum):
+    """The kinds of resource, one module each here and in providers/."""
+
+    POOL = "pool"
+    NETWORK = "network"
+    VOLUME = "volume"
+    SEED = "seed"
+    DOMAIN = "domain"
+
+
+class Impact(StrEnum):
+    """What a change costs those who use the resource, cheapest first."""
+
+    LIVE = "live"
+    RESTART = "restart"
+    RECREATE = "recreate"
+
+
+_WEIGHT = {Impact.LIVE: 0, Impact.RESTART: 1, Impact.RECREATE: 2}
+
+
+def worst(impacts: tuple[Impact, ...]) -> Impact:
+    """The most expensive of `impacts`; `live` where there are none."""
+    return max(impacts, key=_WEIGHT.__getitem__, default=Impact.LIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceId:
+    """What names a resource on a host: kind and key are unique together."""
+
+    kind: Kind
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}"
+
+
+@runtime_checkable
+class Resource(Protocol):
+    """Anything that can be planned: frozen data that knows its name and what it stands on."""
+
+    kind: ClassVar[Kind]
+
+    @property
+    def key(self) -> str:
+        """The name on the host, unique within the kind."""
+
+    @property
+    def needs(self) -> tuple[ResourceId, ...]:
+        """The resources that must exist before this one, and be removed after it."""
+
+
+def identify(resource: Resource) -> ResourceId:
+    """The identity of a resource."""
+    return ResourceId(resource.kind, resource.key)
+
+
+def identity_uuid(kind: Kind, name: str) -> uuid.UUID:
+    """The UUID that makes a libvirt object ours: deterministic, from kind and name."""
+    return uuid.uuid5(NAMESPACE, f"{kind}/{name}")
+
+
+def managed(impact: Impact) -> Any:
+    """A field whose change is applied, at this cost. Fields without it never change in a resource's life."""
+    return field(metadata={"impact": impact})
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One field that differs: what is there and what shall be."""
+
+    field: str
+    old: object
+    new: object
+    impact: Impact
+
+
+def changes(want: Resource, have: Resource) -> tuple[FieldChange, ...]:
+    """How `have` must change to become `want`; empty where nothing differs."""
+    if want == have:
+        return ()
+    found = []
+    for each in fields(want):  # type: ignore[arg-type]  # every resource is a dataclass
+        old, new = getattr(have, each.name), getattr(want, each.name)
+        if old != new:
+            found.append(FieldChange(each.name, old, new, each.metadata.get("impact", Impact.RECREATE)))
+    return tuple(found)

@@ -1,0 +1,175 @@
+"""A libvirt network: the bridge, its DHCP and DNS (libvirt's network format, formatnetwork.html)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from typing import ClassVar
+
+from lxml import etree
+
+from ai_how.resources import xml
+from ai_how.resources.base import Impact, Kind, ResourceId, identity_uuid, managed
+
+#: libvirt's passthrough of options to dnsmasq, one line of its configuration each.
+DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
+
+
+class Forward(StrEnum):
+    """How packets leave the network (libvirt's <forward mode>)."""
+
+    NAT = "nat"
+    ROUTE = "route"
+    OPEN = "open"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reservation:
+    """A fixed DHCP address for a MAC, with the host name that DHCP hands out (option 12)."""
+
+    ip: IPv4Address
+    mac: str
+    name: str
+
+    def to_element(self) -> xml.Element:
+        """The <host> that libvirt takes in <dhcp> and in live updates."""
+        return etree.Element("host", {"mac": self.mac, "name": self.name, "ip": str(self.ip)})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DnsHost:
+    """A name that the gateway answers for, whether or not the machine is there."""
+
+    ip: IPv4Address
+    names: tuple[str, ...]
+
+    def to_element(self) -> xml.Element:
+        """The <host> that libvirt takes in <dns> and in live updates."""
+        made = etree.Element("host", {"ip": str(self.ip)})
+        for name in self.names:
+            xml.child(made, "hostname", name)
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualNetwork:
+    """One network. `reservations` and `dns_hosts` are sorted; `dhcp_range` is inclusive; `mtu` is in bytes.
+
+    `cluster` and `dns_mode` are carried in our mark, so that a host tells by itself what it runs.
+    """
+
+    kind: ClassVar[Kind] = Kind.NETWORK
+
+    name: str
+    cluster: str = managed(Impact.LIVE)
+    dns_mode: str = managed(Impact.RESTART)
+    forward: Forward = managed(Impact.RESTART)
+    bridge: str = managed(Impact.RESTART)
+    mac: str = managed(Impact.RESTART)
+    mtu: int | None = managed(Impact.RESTART)
+    domain: str = managed(Impact.RESTART)
+    subnet: IPv4Network = managed(Impact.RESTART)
+    gateway: IPv4Address = managed(Impact.RESTART)
+    dhcp_range: tuple[IPv4Address, IPv4Address] | None = managed(Impact.RESTART)
+    reservations: tuple[Reservation, ...] = managed(Impact.LIVE)
+    dns_hosts: tuple[DnsHost, ...] = managed(Impact.LIVE)
+    forwarders: tuple[str, ...] = managed(Impact.RESTART)
+    dnsmasq_options: tuple[str, ...] = managed(Impact.RESTART)
+    active: bool = managed(Impact.LIVE)
+    autostart: bool = managed(Impact.LIVE)
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    @property
+    def needs(self) -> tuple[ResourceId, ...]:
+        return ()
+
+    def to_xml(self) -> str:
+        """The network as libvirt reads it."""
+        document = etree.Element("network", nsmap={"dnsmasq": DNSMASQ})
+        xml.child(document, "name", self.name)
+        xml.child(document, "uuid", str(identity_uuid(self.kind, self.name)))
+        xml.mark(document, cluster=self.cluster, dns_mode=self.dns_mode)
+        if self.forward is not Forward.NONE:
+            xml.child(document, "forward", mode=self.forward)
+        # Spanning tree and a forward delay would hold every new port for seconds; no loop can form here.
+        xml.child(document, "bridge", name=self.bridge, stp="off", delay="0")
+        if self.mtu is not None:
+            xml.child(document, "mtu", size=self.mtu)
+        # A fixed address: with a random one, a redefined network loses guests that have the gateway in their ARP cache.
+        xml.child(document, "mac", address=self.mac)
+        # localOnly: unknown names of our own zone are answered here, at once, and never leave the host.
+        xml.child(document, "domain", name=self.domain, localOnly="yes")
+        dns = xml.child(document, "dns")
+        for server in self.forwarders:
+            xml.child(dns, "forwarder", addr=server)
+        dns.extend(host.to_element() for host in self.dns_hosts)
+        ip = xml.child(document, "ip", address=str(self.gateway), netmask=str(self.subnet.netmask))
+        if self.dhcp_range is not None:
+            dhcp = xml.child(ip, "dhcp")
+            xml.child(dhcp, "range", start=str(self.dhcp_range[0]), end=str(self.dhcp_range[1]))
+            dhcp.extend(reservation.to_element() for reservation in self.reservations)
+        options = etree.SubElement(document, f"{{{DNSMASQ}}}options")
+        for option in self.dnsmasq_options:
+            etree.SubElement(options, f"{{{DNSMASQ}}}option", value=option)
+        return xml.render(document)
+
+
+def read_network(text: str, *, active: bool, autostart: bool) -> VirtualNetwork:
+    """The network that libvirt's XML describes.
+
+    Any network can be read, also those of others: what they lack is empty. Raises ValueError where the addresses
+    are not IPv4.
+    """
+    document = xml.parse(text)
+    facts = xml.read_mark(document)
+    ip = document.find("ip")
+    gateway = IPv4Address(xml.attribute(document, "ip", "address", "0.0.0.0"))  # noqa: S104 - a value, not a bind
+    mask = xml.attribute(document, "ip", "netmask") or xml.attribute(document, "ip", "prefix", "32")
+    span = None if ip is None else ip.find("dhcp/range")
+    mtu = xml.attribute(document, "mtu", "size")
+    return VirtualNetwork(
+        name=document.findtext("name", ""),
+        cluster=facts.get("cluster", ""),
+        dns_mode=facts.get("dns_mode", ""),
+        forward=_forward(document),
+        bridge=xml.attribute(document, "bridge", "name"),
+        mac=xml.attribute(document, "mac", "address"),
+        mtu=int(mtu) if mtu else None,
+        domain=xml.attribute(document, "domain", "name"),
+        subnet=IPv4Network(f"{gateway}/{mask}", strict=False),
+        gateway=gateway,
+        dhcp_range=None if span is None else (IPv4Address(span.get("start")), IPv4Address(span.get("end"))),
+        reservations=tuple(
+            sorted(
+                Reservation(IPv4Address(host.get("ip")), host.get("mac", ""), host.get("name", ""))
+                for host in document.iterfind("ip/dhcp/host")
+                if host.get("ip")
+            )
+        ),
+        dns_hosts=tuple(
+            sorted(
+                DnsHost(IPv4Address(host.get("ip")), tuple(name.text or "" for name in host.iterfind("hostname")))
+                for host in document.iterfind("dns/host")
+            )
+        ),
+        forwarders=tuple(server.get("addr", "") for server in document.iterfind("dns/forwarder")),
+        dnsmasq_options=tuple(
+            option.get("value", "") for option in document.iterfind(f"{{{DNSMASQ}}}options/{{{DNSMASQ}}}option")
+        ),
+        active=active,
+        autostart=autostart,
+    )
+
+
+def _forward(document: xml.Element) -> Forward:
+    found = document.find("forward")
+    if found is None:
+        return Forward.NONE
+    mode = found.get("mode", "nat")
+    # Modes that we never make (bridge, hostdev, …) have no subnet of their own either.
+    return Forward(mode) if mode in set(Forward) else Forward.NONE
