@@ -1,0 +1,77 @@
+"""The entry: `ai-how` and `python -m ai_how`. Every way out of the program is here, with its exit code.
+
+0 fine, 1 the answer is no, 2 wrong use or configuration, 3 the host or libvirt failed (or a bug), 4 privileges
+missing, 130 interrupted, 141 the reader of our output went away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ai_how.errors import AiHowError, Interrupted
+
+BUG = 3
+BROKEN_PIPE = 141
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end; that must not complain a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = BROKEN_PIPE
+    sys.exit(code)
+
+
+def run(words: Sequence[str]) -> int:
+    """Carry out one command line; the exit code."""
+    if set(words) in ({"version"}, {"version", "--json"}, {"--version"}):
+        from ai_how.cli import version
+
+        # The parser takes three times as long to import as this answer takes.
+        version.show(as_json="--json" in words)
+        return 0
+    try:
+        from ai_how.cli import app
+
+        return app.run(words)
+    except KeyboardInterrupt:
+        return _failed(Interrupted("interrupted"), words)
+    except AiHowError as error:
+        return _failed(error, words)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last door: whatever comes here is a bug, and is shown as one
+        return _bug(error, words)
+
+
+def _failed(error: AiHowError, words: Sequence[str]) -> int:
+    from ai_how.cli.terminal import show_error
+
+    show_error(error, as_json="--json" in words)
+    return error.exit_code
+
+
+def _bug(error: Exception, words: Sequence[str]) -> int:
+    import traceback
+
+    from ai_how import __version__
+
+    if os.environ.get("AI_HOW_DEBUG") or "-vv" in words:
+        traceback.print_exception(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
+    _failed(
+        AiHowError(
+            "this is a bug in ai-how",
+            why=f"{type(error).__name__}: {error} (at {where}, version {__version__})",
+            remedy="run it again with AI_HOW_DEBUG=1 and report what it prints, with the command line",
+        ),
+        words,
+    )
+    return BUG
