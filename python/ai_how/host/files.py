@@ -1,0 +1,81 @@
+"""The door to files that must survive us: written whole or not at all, locked against a second writer."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ai_how.errors import StateError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` with `text`: readers and crashes see the old content or the new. Mode 0600. Raises OSError."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold `path` (made if missing, removed afterwards) against every other process.
+
+    Raises StateError at once, naming the holder, where another process has it. The kernel frees the lock when its
+    holder dies, so no stale lock can remain.
+    """
+    handle = _lock(path)
+    try:
+        yield
+    finally:
+        # Removed while still held: who waits for it sees that the file is no longer the one at `path`.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StateError(
+                f"{path} cannot be locked",
+                why=error.strerror or str(error),
+                remedy="Choose another place for the state: --state PATH or AI_HOW_STATE.",
+            ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 32, 0).decode(errors="replace").strip()
+            os.close(handle)
+            raise StateError(
+                f"{path.with_suffix('')} is in use by another ai-how",
+                why=f"process {holder} holds {path}" if holder else f"another process holds {path}",
+                remedy="Wait until it has ended, then run this again.",
+            ) from error
+        if _is_at(handle, path):
+            os.truncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            return handle
+        os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether `handle` is still the file at `path`: its last holder may have removed it."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    return there.st_ino == os.fstat(handle).st_ino

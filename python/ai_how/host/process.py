@@ -1,0 +1,21 @@
+"""The door to other programs: argument lists only, their standard error never lost."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+
+from ai_how.errors import CommandFailed
+
+
+def output(argv: Sequence[str], *, timeout: float = 30.0, remedy: str = "") -> str:
+    """What `argv` prints. Raises CommandFailed when it cannot start, fails, or takes longer than `timeout` seconds."""
+    try:
+        ran = subprocess.run(list(argv), capture_output=True, text=True, timeout=timeout, check=False)
+    except OSError as error:
+        raise CommandFailed(argv, None, str(error), remedy=remedy) from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandFailed(argv, None, f"no end after {timeout:g} s", remedy=remedy) from error
+    if ran.returncode != 0:
+        raise CommandFailed(argv, ran.returncode, ran.stderr, remedy=remedy)
+    return ran.stdout
