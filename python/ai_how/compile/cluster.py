@@ -11,6 +11,7 @@ from ai_how.compile.dns_modes import isolated
 from ai_how.errors import UsageError
 from ai_how.resources.base import Resource
 from ai_how.resources.domain import Domain
+from ai_how.resources.names import pool_name
 from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.pool import Pool
 from ai_how.resources.seed import SUFFIX as SEED_SUFFIX
@@ -21,8 +22,8 @@ from ai_how.spec.cluster import Cluster
 from ai_how.spec.network import DnsMode
 from ai_how.spec.node import Node
 
-#: Where the disks live: below libvirt's own images, which its security drivers already let QEMU read.
-STORAGE = PurePosixPath("/var/lib/libvirt/images/ai-how")
+#: Where the clusters' directories are made: libvirt's own place, which its security drivers let QEMU read.
+STORAGE = PurePosixPath("/var/lib/libvirt/images")
 
 KIB_PER_MIB = 1024
 
@@ -41,11 +42,6 @@ def compile_cluster(cluster: Cluster, facts: HostFacts, *, running: bool = True)
     With `running=False` it is the same cluster at rest: defined, its machines and network off.
     """
     return tuple(_resources(cluster, facts, running=running))
-
-
-def pool_name(cluster: str) -> str:
-    """The storage pool of the cluster named `cluster`; its directory has the same last part."""
-    return cluster
 
 
 def _resources(cluster: Cluster, facts: HostFacts, *, running: bool) -> Iterator[Resource]:

@@ -31,7 +31,8 @@ def bindings() -> ModuleType:
         ) from error
     # The bindings print every error to stderr by themselves unless told otherwise; we raise them.
     libvirt.registerErrorHandler(_say_nothing, None)
-    return libvirt
+    module: ModuleType = libvirt
+    return module
 
 
 def _say_nothing(_context: object, _error: object) -> None:
@@ -89,6 +90,13 @@ class Libvirt:
             raise LibvirtError(
                 f"cannot look up {name}", why=error.get_error_message() or str(error), code=error.get_error_code()
             ) from error
+
+    def get(self, lookup: Any, name: str) -> Handle:
+        """What `lookup` finds. Raises LibvirtError where there is nothing of that name."""
+        found = self.find(lookup, name)
+        if found is None:
+            raise LibvirtError(f"{name} is gone", why="it was there a moment ago; someone else removed it")
+        return found
 
 
 def _no_connection(uri: str, error: Any, api: ModuleType) -> HostError | PrivilegeError:

@@ -62,6 +62,10 @@ class Resource(Protocol):
         """The name on the host, unique within the kind."""
 
     @property
+    def up(self) -> bool:
+        """Whether it is at work (running, active), as opposed to merely there."""
+
+    @property
     def needs(self) -> tuple[ResourceId, ...]:
         """The resources that must exist before this one, and be removed after it."""
 

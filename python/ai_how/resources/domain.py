@@ -41,6 +41,10 @@ class Domain:
         return self.name
 
     @property
+    def up(self) -> bool:
+        return self.running
+
+    @property
     def needs(self) -> tuple[ResourceId, ...]:
         pool = self.disk.parent.name
         files = [ResourceId(Kind.VOLUME, f"{pool}/{self.disk.name}")]

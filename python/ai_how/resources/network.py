@@ -85,6 +85,10 @@ class VirtualNetwork:
         return self.name
 
     @property
+    def up(self) -> bool:
+        return self.active
+
+    @property
     def needs(self) -> tuple[ResourceId, ...]:
         return ()
 

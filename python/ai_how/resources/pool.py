@@ -25,6 +25,10 @@ class Pool:
         return self.name
 
     @property
+    def up(self) -> bool:
+        return self.active
+
+    @property
     def needs(self) -> tuple[ResourceId, ...]:
         return ()
 

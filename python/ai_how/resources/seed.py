@@ -43,6 +43,10 @@ class Seed:
         return f"{self.pool}/{self.name}"
 
     @property
+    def up(self) -> bool:
+        return True
+
+    @property
     def needs(self) -> tuple[ResourceId, ...]:
         return (ResourceId(Kind.POOL, self.pool),)
 

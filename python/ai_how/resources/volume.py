@@ -28,6 +28,10 @@ class Volume:
         return f"{self.pool}/{self.name}"
 
     @property
+    def up(self) -> bool:
+        return True
+
+    @property
     def needs(self) -> tuple[ResourceId, ...]:
         return (ResourceId(Kind.POOL, self.pool),)
 

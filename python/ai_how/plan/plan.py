@@ -1,0 +1,136 @@
+"""The plan: every difference as a step that says why, what it costs and whom it disturbs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ai_how.resources.base import FieldChange, Impact, Kind, Resource, ResourceId, changes, identify, worst
+from ai_how.resources.domain import Domain
+
+
+class Action(StrEnum):
+    """What a step does to its resource."""
+
+    CREATE = "create"
+    CHANGE = "change"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One resource taken from `have` to `want`; None on either side means that it is not there.
+
+    The undo of a step is the same step with its sides exchanged. `disturbs` names running nodes that notice it.
+    """
+
+    target: ResourceId
+    want: Resource | None
+    have: Resource | None
+    fields: tuple[FieldChange, ...] = ()
+    reason: str = ""
+    disturbs: tuple[str, ...] = ()
+
+    @property
+    def action(self) -> Action:
+        """Follows from which sides are there."""
+        if self.have is None:
+            return Action.CREATE
+        return Action.REMOVE if self.want is None else Action.CHANGE
+
+    @property
+    def impact(self) -> Impact:
+        """The worst of its fields."""
+        return worst(tuple(each.impact for each in self.fields))
+
+    @property
+    def lowers(self) -> bool:
+        """Whether the resource ends up less at work than before: such steps go from dependants to their needs."""
+        return self.want is None or (self.have is not None and self.have.up and not self.want.up)
+
+    def undo(self) -> Step:
+        """The step back."""
+        return Step(self.target, want=self.have, have=self.want, fields=self.fields, reason=f"undo: {self.reason}")
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps in an order in which they can be taken one by one; empty where nothing differs.
+
+    `after[i]` are the positions of the steps that must be done before step i; the rest may go side by side.
+    """
+
+    steps: tuple[Step, ...]
+    after: tuple[tuple[int, ...], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+
+def make_plan(want: Iterable[Resource], have: Iterable[Resource]) -> Plan:
+    """The steps that turn what a host has (of one cluster) into what it shall have."""
+    wanted = {identify(each): each for each in want}
+    present = {identify(each): each for each in have}
+    running = {each.name: each for each in present.values() if isinstance(each, Domain) and each.running}
+    steps = [
+        step
+        for target in {**wanted, **present}
+        if (step := _step(target, wanted.get(target), present.get(target), running)) is not None
+    ]
+    return _ordered(steps)
+
+
+def _step(
+    target: ResourceId, want: Resource | None, have: Resource | None, running: Mapping[str, Domain]
+) -> Step | None:
+    if want is None:
+        return Step(target, None, have, reason="not part of the configuration", disturbs=_disturbed(target, running))
+    if have is None:
+        return Step(target, want, None, reason="not there yet")
+    fields = changes(want, have)
+    if not fields:
+        return None
+    lowers = have.up and not want.up
+    costly = lowers or worst(tuple(each.impact for each in fields)) is not Impact.LIVE
+    return Step(
+        target,
+        want,
+        have,
+        fields=fields,
+        reason=", ".join(each.field for each in fields) + (" differs" if len(fields) == 1 else " differ"),
+        disturbs=_disturbed(target, running) if costly else (),
+    )
+
+
+def _disturbed(target: ResourceId, running: Mapping[str, Domain]) -> tuple[str, ...]:
+    if target.kind is Kind.DOMAIN:
+        return (target.key,) if target.key in running else ()
+    return tuple(name for name, domain in running.items() if target in domain.needs)
+
+
+def _ordered(steps: list[Step]) -> Plan:
+    """Sort by dependency. Needs come first where things rise, dependants first where they are lowered."""
+    # Removing a node first frees its address for others; kinds are declared from needs to dependants.
+    rank = {kind: position for position, kind in enumerate(Kind)}
+    steps = sorted(steps, key=lambda s: (0, -rank[s.target.kind]) if s.lowers else (1, rank[s.target.kind]))
+    position = {step.target: number for number, step in enumerate(steps)}
+    after: list[set[int]] = [set() for _ in steps]
+    for number, step in enumerate(steps):
+        for needed in _needs(step):
+            other = position.get(needed)
+            if other is None:
+                continue
+            if step.lowers:
+                after[other].add(number)
+            elif not steps[other].lowers:
+                after[number].add(other)
+    return Plan(tuple(steps), tuple(tuple(sorted(before)) for before in after))
+
+
+def _needs(step: Step) -> tuple[ResourceId, ...]:
+    resource = step.have if step.want is None else step.want
+    return () if resource is None else resource.needs

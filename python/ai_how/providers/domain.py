@@ -1,0 +1,165 @@
+"""libvirt domains on a host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from ai_how.host.libvirt import Handle, Libvirt
+from ai_how.resources.base import Kind, identity_uuid
+from ai_how.resources.domain import Domain, read_domain
+
+#: libvirtd takes five requests of one client at a time (max_client_requests).
+READERS = 5
+
+#: Seconds between two looks at a machine that is shutting down.
+INTERVAL = 0.2
+
+
+def observe(libvirt: Libvirt, cluster: str) -> list[Domain]:
+    """The cluster's machines."""
+    return [domain for domain in observe_all(libvirt) if domain.cluster == cluster]
+
+
+def observe_all(libvirt: Libvirt) -> list[Domain]:
+    """Every machine of the host that carries our mark, of all clusters."""
+    api = libvirt.api
+    with libvirt.doing("cannot list the host's machines"):
+        on = libvirt.connection.listAllDomains(api.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        off = libvirt.connection.listAllDomains(api.VIR_CONNECT_LIST_DOMAINS_INACTIVE)
+    handles = [(handle, True) for handle in on] + [(handle, False) for handle in off]
+    ours = [(handle, running) for handle, running in handles if is_ours(handle)]
+    with ThreadPoolExecutor(READERS) as readers:
+        found = readers.map(lambda each: _read(libvirt, *each), ours)
+        return [domain for domain in found if domain is not None]
+
+
+def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
+    """Machines of these names that someone else made."""
+    with libvirt.doing("cannot list the host's machines"):
+        handles = libvirt.connection.listAllDomains()
+    return {
+        handle.name(): f"a machine with UUID {handle.UUIDString()} that ai-how did not make"
+        for handle in handles
+        if handle.name() in names and not is_ours(handle)
+    }
+
+
+def create(libvirt: Libvirt, want: Domain) -> None:
+    """Define it and start it if it is to run."""
+    handle = _define(libvirt, want)
+    if want.running:
+        _start(libvirt, handle, want.name)
+
+
+def change(libvirt: Libvirt, have: Domain, want: Domain) -> None:
+    """Redefine what differs (a running machine takes it up at its next start), and start or stop it."""
+    redefine = replace(have, running=want.running) != want
+    handle = _define(libvirt, want) if redefine else libvirt.get(libvirt.connection.lookupByName, want.name)
+    if want.running:
+        _start(libvirt, handle, want.name)
+    else:
+        power_off(libvirt, handle, want.name)
+
+
+def remove(libvirt: Libvirt, have: Domain) -> None:
+    """Power it off and undefine it; its disks are resources of their own."""
+    handle = find(libvirt, have.name)
+    if handle is None:
+        return
+    power_off(libvirt, handle, have.name)
+    api = libvirt.api
+    with libvirt.doing(f"cannot undefine {have.name}"):
+        handle.undefineFlags(
+            api.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | api.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | api.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | api.VIR_DOMAIN_UNDEFINE_NVRAM
+        )
+
+
+def shut_down(libvirt: Libvirt, names: Collection[str], *, within: float) -> tuple[str, ...]:
+    """Ask the machines to shut down, all at once, and wait up to `within` seconds.
+
+    Returns those that are still running. The request is repeated: a guest that is booting does not hear the first.
+    """
+    deadline = time.monotonic() + within
+    left = {name: handle for name in names if (handle := find(libvirt, name)) is not None}
+    asked = 0.0
+    while left:
+        left = {name: handle for name, handle in left.items() if _is_active(libvirt, handle)}
+        if time.monotonic() >= deadline:
+            break
+        if left and time.monotonic() - asked > 2.0:
+            asked = time.monotonic()
+            for handle in left.values():
+                _ask(libvirt, handle)
+        if left:
+            time.sleep(INTERVAL)
+    return tuple(sorted(left))
+
+
+def power_off(libvirt: Libvirt, handle: Handle, name: str) -> None:
+    """End the machine at once, if it runs."""
+    api = libvirt.api
+    try:
+        handle.destroy()
+    except api.libvirtError as error:
+        if error.get_error_code() not in {api.VIR_ERR_OPERATION_INVALID, api.VIR_ERR_NO_DOMAIN}:
+            with libvirt.doing(f"cannot power off {name}"):
+                raise
+
+
+def find(libvirt: Libvirt, name: str) -> Handle | None:
+    """The machine's handle, None where there is none of that name."""
+    return libvirt.find(libvirt.connection.lookupByName, name)
+
+
+def is_ours(handle: Handle) -> bool:
+    """Whether the machine carries our mark: the UUID that follows from its name."""
+    return bool(handle.UUIDString() == str(identity_uuid(Kind.DOMAIN, handle.name())))
+
+
+def _read(libvirt: Libvirt, handle: Handle, running: bool) -> Domain | None:
+    api = libvirt.api
+    try:
+        return read_domain(handle.XMLDesc(api.VIR_DOMAIN_XML_INACTIVE), running=running)
+    except api.libvirtError as error:
+        if error.get_error_code() == api.VIR_ERR_NO_DOMAIN:  # gone since it was listed
+            return None
+        with libvirt.doing(f"cannot read {handle.name()}"):
+            raise
+
+
+def _define(libvirt: Libvirt, want: Domain) -> Handle:
+    with libvirt.doing(f"cannot define {want.name}"):
+        return libvirt.connection.defineXML(want.to_xml())
+
+
+def _start(libvirt: Libvirt, handle: Handle, name: str) -> None:
+    api = libvirt.api
+    try:
+        handle.create()
+    except api.libvirtError as error:
+        if error.get_error_code() != api.VIR_ERR_OPERATION_INVALID or not _is_active(libvirt, handle):
+            with libvirt.doing(f"cannot start {name}"):
+                raise
+
+
+def _is_active(libvirt: Libvirt, handle: Handle) -> bool:
+    try:
+        return bool(handle.isActive())
+    except libvirt.api.libvirtError:
+        return False
+
+
+def _ask(libvirt: Libvirt, handle: Handle) -> None:
+    """Press the power button. A machine that is off already, or just going, is none of our concern here."""
+    try:
+        handle.shutdownFlags(libvirt.api.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+    except libvirt.api.libvirtError as error:
+        if error.get_error_code() != libvirt.api.VIR_ERR_OPERATION_INVALID:
+            with libvirt.doing("cannot ask a machine to shut down"):
+                raise

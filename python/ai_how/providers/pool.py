@@ -1,0 +1,94 @@
+"""Storage pools on a host."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from ai_how.errors import NotOurs
+from ai_how.host.libvirt import Handle, Libvirt
+from ai_how.resources.base import Kind, identity_uuid
+from ai_how.resources.names import pool_name
+from ai_how.resources.pool import Pool, read_pool
+
+
+def observe(libvirt: Libvirt, cluster: str) -> list[Pool]:
+    """The cluster's pool, if it is there."""
+    handle = find(libvirt, pool_name(cluster))
+    if handle is None or not is_ours(handle):
+        return []
+    with libvirt.doing(f"cannot read storage pool {handle.name()}"):
+        return [read_pool(handle.XMLDesc(), active=bool(handle.isActive()))]
+
+
+def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
+    """Pools of these names that someone else made."""
+    found = {}
+    for name in names:
+        handle = find(libvirt, name)
+        if handle is not None and not is_ours(handle):
+            found[name] = f"a storage pool with UUID {handle.UUIDString()} that ai-how did not make"
+    return found
+
+
+def create(libvirt: Libvirt, want: Pool) -> None:
+    """Define the pool, make its directory, start it."""
+    with libvirt.doing(f"cannot define storage pool {want.name}"):
+        handle = libvirt.connection.storagePoolDefineXML(want.to_xml())
+    _start(libvirt, handle, want)
+
+
+def change(libvirt: Libvirt, have: Pool, want: Pool) -> None:
+    """Start it: nothing else of a pool changes in its life."""
+    handle = find(libvirt, want.name)
+    if handle is not None and want.active:
+        _start(libvirt, handle, want)
+
+
+def remove(libvirt: Libvirt, have: Pool) -> None:
+    """Remove the directory and the pool. Raises NotOurs where files remain that ai-how did not put there."""
+    handle = find(libvirt, have.name)
+    if handle is None:
+        return
+    with libvirt.doing(f"cannot remove storage pool {have.name}"):
+        if handle.isActive():
+            handle.refresh()
+            strangers = handle.listVolumes()
+            if strangers:
+                raise NotOurs(
+                    f"storage pool {have.name} is not removed",
+                    why=f"{have.path} holds files that ai-how did not make: {', '.join(sorted(strangers)[:5])}",
+                    remedy="Move them elsewhere and run the same command again.",
+                )
+            handle.destroy()
+    # A directory that is gone already, or was never made, is no failure.
+    try:
+        handle.delete()
+    except libvirt.api.libvirtError as error:
+        if "No such file" not in (error.get_error_message() or ""):
+            with libvirt.doing(f"cannot remove the directory {have.path}"):
+                raise
+    with libvirt.doing(f"cannot undefine storage pool {have.name}"):
+        handle.undefine()
+
+
+def find(libvirt: Libvirt, name: str) -> Handle | None:
+    """The pool's handle, None where there is none of that name."""
+    return libvirt.find(libvirt.connection.storagePoolLookupByName, name)
+
+
+def get(libvirt: Libvirt, name: str) -> Handle:
+    """The pool's handle. Raises LibvirtError where there is none of that name."""
+    return libvirt.get(libvirt.connection.storagePoolLookupByName, name)
+
+
+def is_ours(handle: Handle) -> bool:
+    """Whether the pool carries our mark: the UUID that follows from its name."""
+    return bool(handle.UUIDString() == str(identity_uuid(Kind.POOL, handle.name())))
+
+
+def _start(libvirt: Libvirt, handle: Handle, want: Pool) -> None:
+    with libvirt.doing(f"cannot make the directory {want.path}"):
+        handle.build()
+    with libvirt.doing(f"cannot start storage pool {want.name}"):
+        if not handle.isActive():
+            handle.create()

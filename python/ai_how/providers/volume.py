@@ -1,0 +1,70 @@
+"""Nodes' disks on a host: every qcow2 file in a cluster's pool is one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from ai_how.host.libvirt import Handle, Libvirt
+from ai_how.providers import pool as pools
+from ai_how.resources.names import pool_name
+from ai_how.resources.volume import SUFFIX, Volume, read_volume
+
+
+def observe(libvirt: Libvirt, cluster: str) -> list[Volume]:
+    """The disks in the cluster's pool."""
+    pool = pool_name(cluster)
+    found = []
+    for handle in list_files(libvirt, pool, SUFFIX):
+        with libvirt.doing(f"cannot read the volumes of {pool}"):
+            found.append(read_volume(handle.XMLDesc(), pool=pool))
+    return found
+
+
+def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
+    """None: what is in our pool is ours."""
+    return {}
+
+
+def create(libvirt: Libvirt, want: Volume) -> None:
+    """Make the overlay. libvirtd runs qemu-img itself, so the caller needs no access to the directory."""
+    pool = pools.get(libvirt, want.pool)
+    with libvirt.doing(f"cannot make the disk {want.name}"):
+        pool.createXML(want.to_xml())
+
+
+def change(libvirt: Libvirt, have: Volume, want: Volume) -> None:
+    """Grow it; plan/refuse.py lets nothing else through."""
+    handle = find_file(libvirt, want.pool, want.name)
+    if handle is not None and want.capacity != have.capacity:
+        with libvirt.doing(f"cannot resize the disk {want.name}"):
+            handle.resize(want.capacity)
+
+
+def remove(libvirt: Libvirt, have: Volume) -> None:
+    """Delete the file."""
+    delete_file(libvirt, have.pool, have.name)
+
+
+def list_files(libvirt: Libvirt, pool: str, suffix: str) -> list[Handle]:
+    """Handles of the files in `pool` that end with `suffix`; empty where the pool is not there or not active."""
+    handle = pools.find(libvirt, pool)
+    if handle is None or not pools.is_ours(handle):
+        return []
+    with libvirt.doing(f"cannot list the volumes of {pool}"):
+        if not handle.isActive():
+            return []
+        return [volume for volume in handle.listAllVolumes() if volume.name().endswith(suffix)]
+
+
+def find_file(libvirt: Libvirt, pool: str, name: str) -> Handle | None:
+    """The handle of file `name` in `pool`, None where it is not there."""
+    handle = pools.find(libvirt, pool)
+    return None if handle is None else libvirt.find(handle.storageVolLookupByName, name)
+
+
+def delete_file(libvirt: Libvirt, pool: str, name: str) -> None:
+    """Delete file `name` of `pool`, if it is there."""
+    handle = find_file(libvirt, pool, name)
+    if handle is not None:
+        with libvirt.doing(f"cannot delete {name}"):
+            handle.delete()
