@@ -90,6 +90,24 @@ def run(words: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def parse_fault(words: Sequence[str]) -> str | None:
+    """What the parser says against these words, None where it takes them; nothing is run and no value is looked at."""
+    command: Any = build()
+    ctx = None
+    rest = list(words)
+    try:
+        while True:
+            ctx = typer.Context(command, info_name=command.name or PROGRAM, parent=ctx)
+            _, rest, _ = command.make_parser(ctx).parse_args(args=rest)
+            if not isinstance(command, TyperGroup) or not rest:
+                return None
+            _, command, rest = command.resolve_command(ctx, rest)
+            if isinstance(command, LazyVerb):
+                command = command.load()
+    except TyperException as error:
+        return error.format_message()
+
+
 def build() -> Any:
     """The command `ai-how`: the global options, and a lazy verb for each line of VERBS."""
     app = _new_app()
