@@ -1,0 +1,174 @@
+"""The lab's view of the file system, built by process 1 in a mount namespace of its own.
+
+There is no chroot and no new root: the root of the mount namespace stays the caller's, so whatever re-enters the
+namespace (`nsenter`, QEMU, a libvirt helper) sees the same tree. What must not be shared is covered by a private
+mount. Nothing is ever written below such a mount, hence no file of the host changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from pathlib import Path
+
+from ai_how.errors import HostError
+
+_READ_ONLY, _REMOUNT, _BIND, _RECURSIVE = 0x1, 0x20, 0x1000, 0x4000
+_NOSUID, _NODEV, _NOEXEC = 0x2, 0x4, 0x8
+
+#: Directories of which the lab has its own, empty at first.
+PRIVATE_DIRECTORIES = (
+    Path("/run"),
+    Path("/dev/shm"),  # noqa: S108 - not a temporary file: the directory itself is covered
+    Path("/etc/libvirt"),
+    Path("/var/lib/libvirt"),
+    Path("/var/log/libvirt"),
+    Path("/var/cache/libvirt"),
+    Path("/var/lib/ai-how"),
+)
+#: The lab's own small things.
+LAB_DIRECTORY = Path("/run/ai-how-lab")
+
+_ETC_LIBVIRT = Path("/etc/libvirt")
+#: What a lab takes over from the host's (or the other libvirt's) /etc/libvirt. Its networks, domains, hooks and daemon
+#: settings stay behind: they belong to the host.
+_KEPT_CONFIGURATION = ("nwfilter", "network.conf")
+_CONFIGURATION = {
+    # No cgroups, no private /dev, no other user and no log daemon: the lab itself is the fence.
+    "qemu.conf": (
+        'user = "root"\ngroup = "root"\nsecurity_driver = "none"\ncgroup_controllers = []\nnamespaces = []\n'
+        'stdio_handler = "file"\nremember_owner = 0\n'
+    ),
+    "libvirtd.conf": (
+        'auth_unix_rw = "none"\nunix_sock_rw_perms = "0700"\nlog_outputs = "2:file:/var/log/libvirt/libvirtd.log"\n'
+    ),
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def build(*, nameserver: str | None, libvirt_root: Path | None) -> None:
+    """Cover what must not be shared. Call once, as process 1 of new mount, PID and network namespaces."""
+    if libvirt_root is not None:
+        _put_libvirt_over(libvirt_root)
+    source = Path(f"{libvirt_root}{_ETC_LIBVIRT}") if libvirt_root is not None else _ETC_LIBVIRT
+    kept = _read_kept(source)
+    resolver = Path(os.path.realpath("/etc/resolv.conf"))
+    for directory in PRIVATE_DIRECTORIES:
+        _ensure_directory(directory)
+        mount("tmpfs", directory, kind="tmpfs", flags=_NOSUID | _NODEV, data="mode=0755")
+    Path("/dev/shm").chmod(0o1777)  # noqa: S108 - see above
+    Path("/run/lock").mkdir(mode=0o1777)
+    for directory in (LAB_DIRECTORY, Path("/run/libvirt"), Path("/var/lib/libvirt/images")):
+        directory.mkdir()
+    _write_configuration(kept)
+    _write_resolver(resolver, nameserver)
+    _mount_kernel_files()
+
+
+def mount(source: str | Path, target: Path, *, kind: str | None = None, flags: int = 0, data: str = "") -> None:
+    """mount(2). Raises HostError with the kernel's reason."""
+    done = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        kind.encode() if kind else None,
+        ctypes.c_ulong(flags),
+        data.encode() or None,
+    )
+    if done != 0:
+        raise HostError(
+            f"the lab cannot mount {kind or source} on {target}",
+            why=os.strerror(ctypes.get_errno()),
+            remedy="a lab needs CAP_SYS_ADMIN; in a container, start it privileged",
+        )
+
+
+def _put_libvirt_over(root: Path) -> None:
+    """Merge the unpacked libvirt's files over the system's. By mounts and not by LD_LIBRARY_PATH, because dnsmasq
+    starts libvirt's lease helper with an empty environment."""
+    pairs = [(root / "usr", Path("/usr"))]
+    if (root / "lib").is_dir() and Path("/lib").is_symlink():
+        pairs.append((root / "lib", Path("/usr/lib")))
+    for upper, lower in pairs:
+        for text in (str(upper), str(lower)):
+            if any(character in text for character in ":,\\"):
+                raise HostError(f"{text} cannot be used in a lab", why="its name has a colon, comma or backslash in it")
+        mount("overlay", lower, kind="overlay", flags=_READ_ONLY, data=f"lowerdir={upper}:{lower}")
+
+
+def _ensure_directory(path: Path) -> None:
+    """Make `path` exist in the lab only: its parent is rebuilt as a private directory with all entries bound in."""
+    if path.is_dir():
+        return
+    parent = path.parent
+    _ensure_directory(parent)
+    staging = Path("/run")  # private and empty at this point: it is the first directory covered
+    for made in (shown := staging / "shown", kept := staging / "kept"):
+        made.mkdir()
+    mount(parent, kept, flags=_BIND | _RECURSIVE)
+    mount("tmpfs", shown, kind="tmpfs", flags=_NOSUID | _NODEV, data="mode=0755")
+    for entry in kept.iterdir():
+        copy = shown / entry.name
+        if entry.is_symlink():
+            copy.symlink_to(entry.readlink())
+            continue
+        if entry.is_dir():
+            copy.mkdir()
+        else:
+            copy.touch()
+        mount(entry, copy, flags=_BIND | _RECURSIVE)
+    (shown / path.name).mkdir()
+    mount(shown, parent, flags=_BIND | _RECURSIVE)
+    _detach(shown)
+    _detach(kept)
+    shown.rmdir()
+    kept.rmdir()
+
+
+def _detach(target: Path) -> None:
+    detach = 2
+    if _libc.umount2(os.fsencode(target), detach) != 0:
+        raise HostError(f"the lab cannot unmount {target}", why=os.strerror(ctypes.get_errno()))
+
+
+def _read_kept(source: Path) -> dict[Path, bytes]:
+    kept: dict[Path, bytes] = {}
+    for name in _KEPT_CONFIGURATION:
+        path = source / name
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if file.is_file():
+                kept[file.relative_to(source)] = file.read_bytes()
+    return kept
+
+
+def _write_configuration(kept: dict[Path, bytes]) -> None:
+    for relative, content in kept.items():
+        target = _ETC_LIBVIRT / relative
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
+    for name, text in _CONFIGURATION.items():
+        (_ETC_LIBVIRT / name).write_text(text)
+
+
+def _write_resolver(resolver: Path, nameserver: str | None) -> None:
+    """Give the lab a resolv.conf of its own, also where the host's is a link into /run."""
+    own = LAB_DIRECTORY / "resolv.conf"
+    own.write_text(f"nameserver {nameserver}\n" if nameserver else "# this lab has no internet\n")
+    if resolver.is_relative_to("/run"):
+        resolver.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(own, resolver)
+    elif resolver.exists():
+        mount(own, resolver, flags=_BIND)
+
+
+def _mount_kernel_files() -> None:
+    """Fresh /proc and /sys, which show this lab's processes and links; of the kernel's settings only those of the
+    network, which are the lab's own, can be written."""
+    settings, network = Path("/proc/sys"), Path("/proc/sys/net")
+    mount("proc", Path("/proc"), kind="proc", flags=_NOSUID | _NODEV | _NOEXEC)
+    mount(network, network, flags=_BIND)
+    mount(settings, settings, flags=_BIND | _RECURSIVE)
+    mount(settings, settings, flags=_BIND | _REMOUNT | _READ_ONLY | _NOSUID | _NODEV | _NOEXEC)
+    # Without the host's control groups below it, so that nothing of the lab appears there.
+    mount("sysfs", Path("/sys"), kind="sysfs", flags=_NOSUID | _NODEV | _NOEXEC)

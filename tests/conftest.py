@@ -1,0 +1,34 @@
+"""Moves a pytest run that includes tests/lab into a lab, once, as a whole.
+
+Where no lab can be opened the tests in tests/lab skip with the reason, or fail if AI_HOW_REQUIRE names `lab`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ai_how import lab
+
+_LAB_TESTS = Path(__file__).parent / "lab"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Run this very pytest command inside a lab instead, if it needs one and there can be one."""
+    if lab.inside() or config.option.collectonly or config.option.help or config.option.version:
+        return None
+    if not _includes_lab_tests(config) or lab.unavailable() is not None:
+        return None
+    arguments = [str(argument) for argument in config.invocation_params.args]
+    return lab.run([sys.executable, "-m", "pytest", *arguments], internet=True)
+
+
+def _includes_lab_tests(config: pytest.Config) -> bool:
+    for argument in config.args:
+        path = (config.invocation_params.dir / argument.split("::")[0]).resolve()
+        if path.is_relative_to(_LAB_TESTS) or _LAB_TESTS.is_relative_to(path):
+            return True
+    return False
