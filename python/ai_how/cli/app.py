@@ -36,6 +36,8 @@ class Verb(NamedTuple):
 
 #: The order is the order of the help. A summary is the first line of the docstring of the function it names.
 VERBS = {
+    "lab": Verb("lab:lab_app", "A sealed place to try things in, with its own libvirt."),
+    "image": Verb("image:image_app", "The micro guest image: a small machine for labs and tests."),
     "version": Verb("app:version", "Print the versions; with -v also those of libvirt and QEMU."),
 }
 
@@ -49,7 +51,7 @@ class LazyVerb(TyperCommand):
         self.global_options = global_options
 
     def load(self) -> Any:
-        """The real command, with the global options added to it and to its verbs."""
+        """The real command; it and its verbs understand the global options."""
         module, name = self.target.split(":")
         found = getattr(importlib.import_module(f"ai_how.cli.{module}"), name)
         if not isinstance(found, typer.Typer):
@@ -57,19 +59,20 @@ class LazyVerb(TyperCommand):
             found.command(self.name)(function)
         command = typer.main.get_command(found)
         command.name = self.name
-        self._add_global_options(command)
+        self._adopt(command)
         return command
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Called with the verb's words, in running and in completing: here the real command takes over."""
         return self.load().make_context(info_name, args, parent=parent, **extra)
 
-    def _add_global_options(self, command: Any) -> None:
+    def _adopt(self, command: Any) -> None:
+        command.rich_markup_mode = None  # help without importing rich, and alike everywhere
         command.params = [param for param in command.params if "completion" not in param.name]
         command.params.extend(self.global_options)
         if isinstance(command, TyperGroup):
             for verb in command.commands.values():
-                self._add_global_options(verb)
+                self._adopt(verb)
 
 
 def run(words: Sequence[str]) -> int:
@@ -215,4 +218,5 @@ def ai_how(
 def version(ctx: typer.Context) -> None:
     """Print the versions; with -v also those of libvirt and QEMU."""
     options: Options = ctx.obj
-    versions.show(as_json=options.json)
+    more = versions.of_the_host(options.connect) if options.verbose else None
+    versions.show(as_json=options.json, more=more)

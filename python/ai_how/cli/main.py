@@ -53,7 +53,7 @@ def run(words: Sequence[str]) -> int:
 def _failed(error: AiHowError, words: Sequence[str]) -> int:
     from ai_how.cli.terminal import show_error
 
-    show_error(error, as_json="--json" in words)
+    show_error(error, as_json="--json" in _own(words))
     return error.exit_code
 
 
@@ -62,7 +62,7 @@ def _bug(error: Exception, words: Sequence[str]) -> int:
 
     from ai_how import __version__
 
-    if os.environ.get("AI_HOW_DEBUG") or "-vv" in words:
+    if os.environ.get("AI_HOW_DEBUG") or "-vv" in _own(words):
         traceback.print_exception(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
@@ -75,3 +75,8 @@ def _bug(error: Exception, words: Sequence[str]) -> int:
         words,
     )
     return BUG
+
+
+def _own(words: Sequence[str]) -> Sequence[str]:
+    """The words that are for us, and not for a program named after `--`."""
+    return words[: words.index("--")] if "--" in words else words
