@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from ai_how.config.terms import Accelerator
 from ai_how.spec.network import Network
 from ai_how.spec.node import Node
 
-
-class Accelerator(StrEnum):
-    """What runs the guests' instructions; `auto` takes KVM where it really works, else TCG."""
-
-    AUTO = "auto"
-    KVM = "kvm"
-    TCG = "tcg"
+__all__ = ["Accelerator", "Cluster"]
 
 
 @dataclass(frozen=True, slots=True)

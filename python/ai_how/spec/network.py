@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
-from ai_how.spec.node import MacAddress
+from ai_how.config.terms import DnsMode, MacAddress
 
-
-class DnsMode(StrEnum):
-    """How a cluster's names and paths relate to other clusters (docs/architecture.md, "DNS modes")."""
-
-    ISOLATED = "isolated"
-    SHARED_DNS = "shared_dns"
-    ROUTED = "routed"
-    SERVICE_DISCOVERY = "service_discovery"
+__all__ = ["DnsMode", "Network"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
-from typing import NewType
 
-#: A MAC address in lower case with colons, e.g. "52:54:00:12:34:01".
-MacAddress = NewType("MacAddress", str)
+from ai_how.config.terms import MacAddress
+
+__all__ = ["MacAddress", "Node", "Role"]
 
 
 class Role(StrEnum):
