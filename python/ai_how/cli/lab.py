@@ -32,11 +32,11 @@ def run(
             "--libvirt-root", metavar="DIR", help="Use the libvirt unpacked in DIR (dpkg -x), not the system's."
         ),
     ] = None,
-) -> None:
+) -> int:
     """Run COMMAND in a lab: its own network, processes and libvirtd; nothing of it is left afterwards.
 
     The exit code is the command's. Your files are the real ones. Needs root.
     """
     from ai_how.lab import run as run_in_lab
 
-    raise typer.Exit(run_in_lab(command, internet=internet, libvirt_root=libvirt_root))
+    return run_in_lab(command, internet=internet, libvirt_root=libvirt_root)

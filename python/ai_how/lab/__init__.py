@@ -13,7 +13,7 @@ nothing leaves, and everything dies with the lab. The caller's files (working di
 
 from ai_how.lab.internet import INTERNET
 from ai_how.lab.needs import unavailable
-from ai_how.lab.session import Lab, inside, open_lab, run
+from ai_how.lab.session import Lab, cache_directory, inside, open_lab, run
 from ai_how.lab.spec import LabSpec
 
-__all__ = ["INTERNET", "Lab", "LabSpec", "inside", "open_lab", "run", "unavailable"]
+__all__ = ["INTERNET", "Lab", "LabSpec", "cache_directory", "inside", "open_lab", "run", "unavailable"]

@@ -10,18 +10,18 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
-from ai_how.errors import HostError
+from ai_how.errors import CommandFailed, HostError
 
 _READ_ONLY, _REMOUNT, _BIND, _RECURSIVE = 0x1, 0x20, 0x1000, 0x4000
 _NOSUID, _NODEV, _NOEXEC = 0x2, 0x4, 0x8
 
-#: Directories of which the lab has its own, empty at first.
+#: Directories of which the lab has its own, empty at first. Of /etc it has its own copy.
 PRIVATE_DIRECTORIES = (
     Path("/run"),
     Path("/dev/shm"),  # noqa: S108 - not a temporary file: the directory itself is covered
-    Path("/etc/libvirt"),
     Path("/var/lib/libvirt"),
     Path("/var/log/libvirt"),
     Path("/var/cache/libvirt"),
@@ -31,9 +31,10 @@ PRIVATE_DIRECTORIES = (
 LAB_DIRECTORY = Path("/run/ai-how-lab")
 
 _ETC_LIBVIRT = Path("/etc/libvirt")
-#: What a lab takes over from the host's (or the other libvirt's) /etc/libvirt. Its networks, domains, hooks and daemon
-#: settings stay behind: they belong to the host.
-_KEPT_CONFIGURATION = ("nwfilter", "network.conf")
+#: Where the stock packet filters come from, the first that is there; networks and domains may refer to them.
+_NWFILTERS = (Path("/usr/share/libvirt/nwfilter"), _ETC_LIBVIRT / "nwfilter")
+#: The daemon's settings. Of the host's /etc/libvirt a lab takes over the packet filters and network.conf (which
+#: firewall backend); its networks, domains, hooks and daemon settings belong to the host.
 _CONFIGURATION = {
     # No cgroups, no private /dev, no other user and no log daemon: the lab itself is the fence.
     "qemu.conf": (
@@ -52,18 +53,15 @@ def build(*, nameserver: str | None, libvirt_root: Path | None) -> None:
     """Cover what must not be shared. Call once, as process 1 of new mount, PID and network namespaces."""
     if libvirt_root is not None:
         _put_libvirt_over(libvirt_root)
-    source = Path(f"{libvirt_root}{_ETC_LIBVIRT}") if libvirt_root is not None else _ETC_LIBVIRT
-    kept = _read_kept(source)
-    resolver = Path(os.path.realpath("/etc/resolv.conf"))
     for directory in PRIVATE_DIRECTORIES:
         _ensure_directory(directory)
         mount("tmpfs", directory, kind="tmpfs", flags=_NOSUID | _NODEV, data="mode=0755")
     Path("/dev/shm").chmod(0o1777)  # noqa: S108 - see above
-    Path("/run/lock").mkdir(mode=0o1777)
-    for directory in (LAB_DIRECTORY, Path("/run/libvirt"), Path("/var/lib/libvirt/images")):
-        directory.mkdir()
-    _write_configuration(kept)
-    _write_resolver(resolver, nameserver)
+    for made, mode in ((LAB_DIRECTORY, 0o755), (Path("/run/lock"), 0o1777), (Path("/run/libvirt"), 0o755)):
+        made.mkdir()
+        made.chmod(mode)
+    Path("/var/lib/libvirt/images").mkdir()
+    _copy_etc(nameserver, libvirt_root)
     _mount_kernel_files()
 
 
@@ -95,6 +93,9 @@ def _put_libvirt_over(root: Path) -> None:
             if any(character in text for character in ":,\\"):
                 raise HostError(f"{text} cannot be used in a lab", why="its name has a colon, comma or backslash in it")
         mount("overlay", lower, kind="overlay", flags=_READ_ONLY, data=f"lowerdir={upper}:{lower}")
+    # Its plug-ins replace the system's as a whole: libvirtd refuses to start on one of another version.
+    for plugins in [*root.glob("usr/lib/libvirt"), *root.glob("usr/lib/*/libvirt")]:
+        mount(plugins, Path("/") / plugins.relative_to(root), flags=_BIND)
 
 
 def _ensure_directory(path: Path) -> None:
@@ -132,34 +133,32 @@ def _detach(target: Path) -> None:
         raise HostError(f"the lab cannot unmount {target}", why=os.strerror(ctypes.get_errno()))
 
 
-def _read_kept(source: Path) -> dict[Path, bytes]:
-    kept: dict[Path, bytes] = {}
-    for name in _KEPT_CONFIGURATION:
-        path = source / name
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if file.is_file():
-                kept[file.relative_to(source)] = file.read_bytes()
-    return kept
+def _copy_etc(nameserver: str | None, libvirt_root: Path | None) -> None:
+    """Put a copy over /etc, with a resolv.conf and a libvirt configuration of the lab's own."""
+    etc = LAB_DIRECTORY / "etc"
+    etc.mkdir()
+    argv = ["cp", "--archive", "/etc/.", str(etc)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CommandFailed(argv, done.returncode, done.stderr)
+    shutil.rmtree(etc / "libvirt", ignore_errors=True)
+    _configure_libvirt(etc / "libvirt", libvirt_root)
+    resolver = etc / "resolv.conf"
+    resolver.unlink(missing_ok=True)
+    resolver.write_text(f"nameserver {nameserver}\n" if nameserver else "# this lab has no internet\n")
+    mount(etc, Path("/etc"), flags=_BIND)
 
 
-def _write_configuration(kept: dict[Path, bytes]) -> None:
-    for relative, content in kept.items():
-        target = _ETC_LIBVIRT / relative
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(content)
+def _configure_libvirt(own: Path, libvirt_root: Path | None) -> None:
+    own.mkdir()
+    filters = next((place for place in _NWFILTERS if place.is_dir()), None)
+    if filters is not None:
+        shutil.copytree(filters, own / "nwfilter", ignore=shutil.ignore_patterns("autostart"))
+    backend = Path(f"{libvirt_root or ''}{_ETC_LIBVIRT}") / "network.conf"
+    if backend.is_file():
+        shutil.copyfile(backend, own / "network.conf")
     for name, text in _CONFIGURATION.items():
-        (_ETC_LIBVIRT / name).write_text(text)
-
-
-def _write_resolver(resolver: Path, nameserver: str | None) -> None:
-    """Give the lab a resolv.conf of its own, also where the host's is a link into /run."""
-    own = LAB_DIRECTORY / "resolv.conf"
-    own.write_text(f"nameserver {nameserver}\n" if nameserver else "# this lab has no internet\n")
-    if resolver.is_relative_to("/run"):
-        resolver.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(own, resolver)
-    elif resolver.exists():
-        mount(own, resolver, flags=_BIND)
+        (own / name).write_text(text)
 
 
 def _mount_kernel_files() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def unavailable(spec: LabSpec | None = None) -> AiHowError | None:
         return PrivilegeError(
             "a lab needs root",
             why="it makes its own namespaces, mounts and libvirtd",
-            remedy=f"run: sudo {' '.join(sys.argv)}",
+            remedy=f"run: sudo {shlex.join([sys.executable, *sys.orig_argv[1:]])}",
         )
     kernel = [name for name in _NAMESPACES if not Path(f"/proc/self/ns/{name}").exists()]
     if kernel:
