@@ -1,0 +1,46 @@
+"""What is wrong with the virtual networks here? Looks only, changes nothing.
+
+    python python/ai_how/examples/network_troubleshooting.py [networks | dnsmasq | network NAME | vm NAME]
+
+Exit code: 0 healthy, 1 something is wrong, 2 wrong use, 3 could not look. LIBVIRT_DEFAULT_URI names another libvirt.
+Any Python from 3.11 on will do, ours or the system's (under sudo, say); without libvirt's bindings it says so and tells
+what can be told without them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+try:
+    import ai_how.diagnose
+except ModuleNotFoundError:  # run from a checkout by a Python that does not have us
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    import ai_how.diagnose  # noqa: F401
+
+from ai_how.diagnose import report
+from ai_how.diagnose.look import look
+from ai_how.errors import UsageError
+
+DEFAULT_URI = "qemu:///system"
+
+
+def main(words: list[str]) -> int:
+    """Answer one question on standard output; the exit code."""
+    if words and words[0] in ("-h", "--help"):
+        print((__doc__ or "").strip())
+        return 0
+    try:
+        checks = report.checks_for(words)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    facts = look(os.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI)
+    found = report.findings(facts, checks)
+    print(report.text(found, evidence=words[:1] in (["network"], ["vm"])))
+    return report.exit_code(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
