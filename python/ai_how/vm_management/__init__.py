@@ -1,0 +1,1 @@
+"""The documented entry point for programs."""

@@ -1,0 +1,107 @@
+"""Taking the steps of a plan: side by side where they allow it, undone where one fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from ai_how.engine.events import Phase, Progress, StepDone, StepFailed, StepStarted
+from ai_how.errors import AiHowError, Interrupted
+from ai_how.host.libvirt import Libvirt
+from ai_how.plan.plan import Action, Plan, Step
+from ai_how.providers import PROVIDERS
+
+#: libvirtd takes five requests of one client at a time (max_client_requests); more would only queue.
+WORKERS = 5
+
+
+def take(libvirt: Libvirt, step: Step) -> None:
+    """Take one step on the host."""
+    provider: Any = PROVIDERS[step.target.kind]
+    match step.action:
+        case Action.CREATE:
+            provider.create(libvirt, step.want)
+        case Action.CHANGE:
+            provider.change(libvirt, step.have, step.want)
+        case Action.REMOVE:
+            provider.remove(libvirt, step.have)
+
+
+def apply(libvirt: Libvirt, plan: Plan, progress: Progress) -> None:
+    """Take every step of `plan`.
+
+    When one fails, or on Ctrl-C, no further step begins, those under way end, and what this run made is undone. Then
+    the step's error is raised (HostError), or Interrupted.
+    """
+    progress(Phase("apply", len(plan.steps)))
+    begun: list[Step] = []
+    try:
+        _take_all(plan, lambda step: take(libvirt, step), begun, progress)
+    except KeyboardInterrupt as stop:
+        _undo(libvirt, begun, progress)
+        raise Interrupted("interrupted", why="what this run had made was undone") from stop
+    except AiHowError:
+        _undo(libvirt, begun, progress)
+        raise
+
+
+def _take_all(plan: Plan, do: Callable[[Step], None], begun: list[Step], progress: Progress) -> None:
+    missing = {number: set(before) for number, before in enumerate(plan.after)}
+    followers: dict[int, list[int]] = {}
+    for number, before in enumerate(plan.after):
+        for each in before:
+            followers.setdefault(each, []).append(number)
+    ready = [number for number, before in missing.items() if not before]
+    running: dict[Future[float], int] = {}
+    with ThreadPoolExecutor(WORKERS) as workers:
+        try:
+            while ready or running:
+                for number in ready:
+                    step = plan.steps[number]
+                    begun.append(step)
+                    running[workers.submit(_timed, do, step, progress)] = number
+                ready = []
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    number = running.pop(future)
+                    step = plan.steps[number]
+                    try:
+                        seconds = future.result()
+                    except AiHowError as error:
+                        progress(StepFailed(step, error))
+                        raise
+                    progress(StepDone(step, seconds))
+                    for follower in followers.get(number, ()):
+                        missing[follower].discard(number)
+                        if not missing[follower]:
+                            ready.append(follower)
+        except BaseException:
+            for future, number in running.items():
+                if future.cancel():
+                    begun.remove(plan.steps[number])
+            raise
+
+
+def _timed(do: Callable[[Step], None], step: Step, progress: Progress) -> float:
+    progress(StepStarted(step))
+    begin = time.monotonic()
+    do(step)
+    return time.monotonic() - begin
+
+
+def _undo(libvirt: Libvirt, begun: list[Step], progress: Progress) -> None:
+    """Take back, last first, what this run made or changed. What it removed was to go, and stays gone."""
+    back = [step.undo() for step in reversed(begun) if step.action is not Action.REMOVE]
+    progress(Phase("undo", len(back)))
+    for step in back:
+        progress(StepStarted(step))
+        begin = time.monotonic()
+        try:
+            take(libvirt, step)
+        except AiHowError as error:
+            # The journal still holds the run: the next `up` or `destroy` meets what is left.
+            progress(StepFailed(step, error))
+        else:
+            progress(StepDone(step, time.monotonic() - begin))

@@ -1,0 +1,245 @@
+"""What can be done with a cluster: `up`, `down`, `destroy`, `status`. Each walks the one path as far as it needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ai_how.compile.cluster import HostFacts, compile_cluster
+from ai_how.config.load import Document
+from ai_how.engine import preflight
+from ai_how.engine.apply import apply
+from ai_how.engine.events import Note, Phase, Progress, silent
+from ai_how.engine.observe import Observed, known, observe, refuse_clashes
+from ai_how.engine.state import State, open_state
+from ai_how.engine.status import ClusterStatus, read_status
+from ai_how.engine.wait import leases, wait_for_leases
+from ai_how.errors import HostError, UnsafeChange
+from ai_how.host.libvirt import Libvirt
+from ai_how.plan.plan import Plan, Step, make_plan
+from ai_how.plan.refuse import refusals
+from ai_how.providers import domain as domains
+from ai_how.providers import network as networks
+from ai_how.providers import pool as pools
+from ai_how.resources.base import Impact, Kind, Resource
+from ai_how.resources.domain import Domain
+from ai_how.resources.network import VirtualNetwork
+from ai_how.resources.pool import Pool
+from ai_how.spec.cluster import Cluster
+from ai_how.spec.resolve import resolve
+
+#: Seconds that a verb waits for the leases of all nodes, and for a graceful end of all machines.
+LEASES_WITHIN = 300.0
+SHUTDOWN_WITHIN = 60.0
+
+#: Seconds within which the host must look as planned after the last step.
+VERIFY_WITHIN = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a verb did: the steps it took (none where nothing differed) and the cluster afterwards."""
+
+    steps: tuple[Step, ...]
+    status: ClusterStatus
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was done."""
+        return bool(self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where clusters are: an open libvirt, the state file, and who is told of the progress."""
+
+    libvirt: Libvirt
+    state: Path
+    progress: Progress = silent
+
+
+def up(
+    site: Site, document: Document, *, cluster: str | None = None, wait: bool = True, within: float = LEASES_WITHIN
+) -> Outcome:
+    """Make the cluster run as configured, and wait until each of its nodes has its lease (`wait`, `within` seconds).
+
+    Raises ConfigurationError, NotOurs, UnsafeChange or HostError before anything is changed; HostError or Interrupted
+    after undoing what this run made; NotReady, leaving the machines as they are.
+    """
+    libvirt, progress = site.libvirt, site.progress
+    # Without the host first: what is wrong with the configuration itself is said before anything is asked of it.
+    name = resolve(document, cluster).name
+    with open_state(site.state) as state:
+        _say_if_cut_off(state, name, progress)
+        observed = _observe_awake(libvirt, name)
+        memory = {key: known(observed, each.name) for key, each in document.model.clusters.items()}
+        spec = resolve(document, cluster, known=memory)
+        able = preflight.abilities(libvirt)
+        facts = HostFacts(kvm=preflight.choose_kvm(spec, able, progress))
+        want = compile_cluster(spec, facts)
+        plan = make_plan(want, observed.resources)
+        if plan:
+            _check(libvirt, document, spec, able, want, observed, plan, progress)
+            before = _expiries(libvirt, spec, plan)
+            _carry_out(site, state, "up", name, plan, want)
+            _say_pending(plan, progress)
+        else:
+            before = {}
+        state.remember(name, libvirt.uri)
+        state.finish(name)
+        if wait:
+            _wait(site, spec, want, before, within)
+        after = observe(libvirt, name) if plan else observed
+        return Outcome(plan.steps, read_status(libvirt, name, after))
+
+
+def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
+    """Stop the cluster's machines, gracefully within so many seconds and then by force, and its network.
+
+    Everything stays defined: disks, addresses, names. A cluster that is not there is no error.
+    """
+    libvirt, progress = site.libvirt, site.progress
+    with open_state(site.state) as state:
+        observed = observe(libvirt, name)
+        plan = make_plan(_at_rest(observed.resources), observed.resources)
+        if plan:
+            state.begin(name, libvirt.uri, "down", plan)
+            running = [each.name for each in observed.domains if each.running]
+            progress(Phase("shut down", len(running)))
+            stubborn = domains.shut_down(libvirt, running, within=within)
+            if stubborn:
+                progress(Note(f"powered off after {within:g} s: {', '.join(stubborn)}", warning=True))
+            observed = observe(libvirt, name)
+            _carry_out(site, state, "down", name, make_plan(_at_rest(observed.resources), observed.resources), None)
+            state.finish(name)
+        return Outcome(plan.steps, read_status(libvirt, name, observe(libvirt, name)))
+
+
+def destroy(site: Site, name: str) -> Outcome:
+    """Remove the cluster's machines, disks and network, and nothing else. One that is not there is no error."""
+    libvirt = site.libvirt
+    with open_state(site.state) as state:
+        observed = _observe_awake(libvirt, name)
+        plan = make_plan((), observed.resources)
+        if plan:
+            _carry_out(site, state, "destroy", name, plan, ())
+        state.forget(name)
+        return Outcome(plan.steps, read_status(libvirt, name, observe(libvirt, name)))
+
+
+def status(libvirt: Libvirt, name: str) -> ClusterStatus:
+    """The cluster as the host has it now."""
+    return read_status(libvirt, name, observe(libvirt, name))
+
+
+def clusters(libvirt: Libvirt) -> tuple[str, ...]:
+    """The names of all of ai-how's clusters on the host, whoever brought them up."""
+    found = {each.cluster for each in networks.observe_all(libvirt) if each.cluster}
+    return tuple(sorted(found | {each.cluster for each in domains.observe_all(libvirt) if each.cluster}))
+
+
+def _check(
+    libvirt: Libvirt,
+    document: Document,
+    spec: Cluster,
+    able: preflight.Abilities,
+    want: Iterable[Resource],
+    observed: Observed,
+    plan: Plan,
+    progress: Progress,
+) -> None:
+    """Everything that can be known to fail, before anything is changed."""
+    refuse_clashes(libvirt, want, observed)
+    reasons = refusals(plan)
+    if reasons:
+        raise UnsafeChange(
+            f"cluster {spec.name} is not changed",
+            why="; ".join(reasons),
+            remedy="Change it back in the configuration, or destroy the cluster and bring it up anew.",
+        )
+    preflight.check_programs()
+    if any(step.target.kind is Kind.VOLUME and step.want is not None for step in plan.steps):
+        preflight.check_image(document, spec, able)
+        preflight.weigh(spec, progress)
+
+
+def _carry_out(site: Site, state: State, verb: str, name: str, plan: Plan, want: Iterable[Resource] | None) -> None:
+    """Journal, apply, and read the host again until it looks as wanted. `want` is None where stopping is all."""
+    state.begin(name, site.libvirt.uri, verb, plan)
+    apply(site.libvirt, plan, site.progress)
+    site.progress(Phase("verify", len(plan.steps)))
+    deadline = time.monotonic() + VERIFY_WITHIN
+    while True:
+        have = observe(site.libvirt, name).resources
+        left = make_plan(_at_rest(have) if want is None else want, have)
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise HostError(
+                f"the host does not look as planned after {verb}",
+                why="; ".join(f"{step} ({step.reason})" for step in left.steps[:5]),
+                remedy=f"Run ai-how {verb} again. If that does not help, something else changes these things.",
+            )
+        time.sleep(0.1)
+
+
+def _wait(site: Site, spec: Cluster, want: Iterable[Resource], before: dict[str, int], within: float) -> None:
+    wait_for_leases(
+        site.libvirt,
+        spec.network.name,
+        [each for each in want if isinstance(each, Domain) and each.running],
+        {node.mac: node.ip for node in spec.nodes if node.ip is not None},
+        before=before,
+        within=within,
+        progress=site.progress,
+    )
+
+
+def _expiries(libvirt: Libvirt, spec: Cluster, plan: Plan) -> dict[str, int]:
+    """When the leases end that nodes still hold from an earlier life, of those that this plan starts."""
+    started = {
+        step.want.mac
+        for step in plan.steps
+        if isinstance(step.want, Domain) and step.want.running and not (step.have is not None and step.have.up)
+    }
+    return {each.mac: each.expires for each in leases(libvirt, spec.network.name) if each.mac in started}
+
+
+def _observe_awake(libvirt: Libvirt, name: str) -> Observed:
+    """What the host has, after starting the cluster's pool if it is stopped: only an active pool shows its disks."""
+    observed = observe(libvirt, name)
+    asleep = [each for each in observed.resources if isinstance(each, Pool) and not each.active]
+    if not asleep:
+        return observed
+    for each in asleep:
+        pools.change(libvirt, each, replace(each, active=True))
+    return observe(libvirt, name)
+
+
+def _at_rest(resources: Iterable[Resource]) -> list[Resource]:
+    """The same things, stopped."""
+    stopped: list[Resource] = []
+    for each in resources:
+        if isinstance(each, Domain):
+            stopped.append(replace(each, running=False))
+        elif isinstance(each, VirtualNetwork):
+            stopped.append(replace(each, active=False, autostart=False))
+        else:
+            stopped.append(each)
+    return stopped
+
+
+def _say_if_cut_off(state: State, name: str, progress: Progress) -> None:
+    record = state.clusters.get(name)
+    if record is not None and record.run is not None:
+        progress(Note(f"`{record.run.verb}` of {record.run.started} was cut off; continuing from what the host has"))
+
+
+def _say_pending(plan: Plan, progress: Progress) -> None:
+    """Name the running machines whose new definition waits for their next start."""
+    for step in plan.steps:
+        if step.have is not None and isinstance(step.want, Domain) and step.have.up and step.impact is Impact.RESTART:
+            fields = ", ".join(f"{each.field} {each.old} → {each.new}" for each in step.fields)
+            progress(Note(f"{step.target.key} keeps running as it is; at its next start: {fields}", warning=True))

@@ -1,0 +1,107 @@
+"""Reading a host: what it has of a cluster, and what of others matters to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from ai_how.errors import NotOurs
+from ai_how.host.libvirt import Libvirt
+from ai_how.host.routes import Route, list_routes, read_routes
+from ai_how.providers import PROVIDERS
+from ai_how.providers import network as networks
+from ai_how.resources.base import Kind, Resource
+from ai_how.resources.domain import Domain
+from ai_how.resources.network import VirtualNetwork
+from ai_how.spec.known import Known
+from ai_how.spec.node import MacAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a host has of one cluster (`resources`), every network it has, and its routes."""
+
+    resources: tuple[Resource, ...]
+    networks: tuple[VirtualNetwork, ...]
+    routes: tuple[Route, ...]
+
+    @property
+    def network(self) -> VirtualNetwork | None:
+        """The cluster's network, None where it is not there."""
+        return next((each for each in self.resources if isinstance(each, VirtualNetwork)), None)
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """The cluster's machines."""
+        return tuple(each for each in self.resources if isinstance(each, Domain))
+
+
+def observe(libvirt: Libvirt, cluster: str) -> Observed:
+    """Read everything of `cluster` from the host."""
+    everything = networks.observe_all(libvirt)
+    found: list[Resource] = [each for each in everything if each.cluster == cluster]
+    for kind, provider in PROVIDERS.items():
+        if kind is not Kind.NETWORK:
+            found.extend(provider.observe(libvirt, cluster))
+    return Observed(tuple(found), tuple(everything), read_routes(list_routes()))
+
+
+def known(observed: Observed, cluster: str) -> Known:
+    """What the host remembers for the addressing of `cluster`: addresses, MACs, and the subnets that others use."""
+    mine = next((each for each in observed.networks if each.cluster == cluster), None)
+    reservations = () if mine is None else mine.reservations
+    macs = {domain.name: MacAddress(domain.mac) for domain in observed.domains if domain.cluster == cluster}
+    macs |= {each.name: MacAddress(each.mac) for each in reservations}
+    return Known(
+        addresses={each.name: each.ip for each in reservations},
+        macs=macs,
+        subnet=None if mine is None else mine.subnet,
+        taken=tuple(_taken(observed, mine)),
+    )
+
+
+def _taken(observed: Observed, mine: VirtualNetwork | None) -> Iterator[tuple[IPv4Network, str]]:
+    """Subnets in use by anything but the network `mine`, each with its owner in words."""
+    for each in observed.networks:
+        if each is not mine and each.subnet.prefixlen < 32:
+            yield each.subnet, f"network {each.name}" + (f" of cluster {each.cluster}" if each.cluster else "")
+    bridges = {each.bridge for each in observed.networks}
+    for route in observed.routes:
+        if route.link not in bridges:
+            yield route.network, f"a route of this host through {route.link}"
+
+
+def refuse_clashes(libvirt: Libvirt, want: Iterable[Resource], observed: Observed) -> None:
+    """Raise NotOurs where a name that is to be made belongs to somebody else. Nothing was changed yet."""
+    present = {(each.kind, each.key) for each in observed.resources}
+    missing: dict[Kind, list[Resource]] = {}
+    for each in want:
+        if (each.kind, each.key) not in present:
+            missing.setdefault(each.kind, []).append(each)
+    for kind, resources in missing.items():
+        for name, owner in PROVIDERS[kind].foreign(libvirt, {each.key for each in resources}).items():
+            raise NotOurs(
+                f"{kind} {name} cannot be made",
+                why=f"there is already {owner}",
+                remedy="Give the cluster another name, or remove that one yourself if you no longer need it.",
+            )
+        for each in resources:
+            if isinstance(each, VirtualNetwork):
+                _refuse_bridge(each, observed)
+
+
+def _refuse_bridge(want: VirtualNetwork, observed: Observed) -> None:
+    owner = next((each for each in observed.networks if each.bridge == want.bridge), None)
+    if owner is not None:
+        why = f"network {owner.name} uses this bridge" + (f" (cluster {owner.cluster})" if owner.cluster else "")
+    elif Path("/sys/class/net", want.bridge).exists():
+        why = "a link of this name exists on the host and is not ours"
+    else:
+        return
+    raise NotOurs(
+        f"bridge {want.bridge} of network {want.name} cannot be made",
+        why=why,
+        remedy="Choose another name of at most 15 characters for network.bridge.",
+    )

@@ -1,0 +1,136 @@
+"""What a cluster is like now, read from the host alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from ai_how.engine.observe import Observed
+from ai_how.engine.wait import Lease, leases
+from ai_how.host.libvirt import Libvirt
+from ai_how.spec.node import Role
+
+
+class NetworkState(StrEnum):
+    """Whether the network is at work."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    MISSING = "missing"
+
+
+class NodeState(StrEnum):
+    """Whether the node's machine runs."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkStatus:
+    """The cluster's network; addresses are None where it is missing."""
+
+    name: str
+    bridge: str
+    subnet: IPv4Network | None
+    gateway: IPv4Address | None
+    state: NetworkState
+    dns_mode: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As `ai-how status --json` shows it."""
+        return {
+            "name": self.name,
+            "bridge": self.bridge,
+            "subnet": None if self.subnet is None else str(self.subnet),
+            "gateway": None if self.gateway is None else str(self.gateway),
+            "state": self.state,
+            "dns_mode": self.dns_mode,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One node: `ip` is the address reserved for it, `lease` what it holds now."""
+
+    name: str
+    role: Role
+    state: NodeState
+    mac: str
+    ip: IPv4Address | None
+    lease: Lease | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `ai-how status --json` shows it; `expires` is ISO 8601 in UTC."""
+        lease = self.lease
+        ip = self.ip if self.ip is not None or lease is None else lease.ip
+        return {
+            "name": self.name,
+            "role": self.role,
+            "state": self.state,
+            "mac": self.mac,
+            "ip": None if ip is None else str(ip),
+            "lease": None if lease is None else {"ip": str(lease.ip), "expires": when(lease.expires)},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """A cluster as the host has it; the controller is the first node."""
+
+    cluster: str
+    network: NetworkStatus
+    nodes: tuple[NodeStatus, ...]
+
+    @property
+    def exists(self) -> bool:
+        """Whether the host has anything of it."""
+        return bool(self.nodes) or self.network.state is not NetworkState.MISSING
+
+    def to_json(self) -> dict[str, Any]:
+        """As `ai-how status --json` shows it."""
+        return {
+            "cluster": self.cluster,
+            "network": self.network.to_json(),
+            "nodes": [node.to_json() for node in self.nodes],
+        }
+
+
+def when(seconds: int) -> str:
+    """A time since the epoch as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def read_status(libvirt: Libvirt, cluster: str, observed: Observed) -> ClusterStatus:
+    """The status of `cluster` from what was observed of it, and its leases."""
+    network = observed.network
+    if network is None:
+        shown = NetworkStatus(f"{cluster}-network", "", None, None, NetworkState.MISSING, "")
+        held: dict[str, Lease] = {}
+        reserved: dict[str, IPv4Address] = {}
+    else:
+        state = NetworkState.ACTIVE if network.active else NetworkState.INACTIVE
+        shown = NetworkStatus(network.name, network.bridge, network.subnet, network.gateway, state, network.dns_mode)
+        held = {lease.mac: lease for lease in leases(libvirt, network.name)}
+        reserved = {each.mac: each.ip for each in network.reservations}
+    nodes = sorted(observed.domains, key=lambda each: (each.role is not Role.CONTROLLER, len(each.name), each.name))
+    return ClusterStatus(
+        cluster,
+        shown,
+        tuple(
+            NodeStatus(
+                node.name,
+                node.role,
+                NodeState.RUNNING if node.running else NodeState.STOPPED,
+                node.mac,
+                reserved.get(node.mac),
+                # A lease outlives its machine; only a running one holds it.
+                held.get(node.mac) if node.running else None,
+            )
+            for node in nodes
+        ),
+    )
