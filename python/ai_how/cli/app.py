@@ -36,6 +36,8 @@ class Verb(NamedTuple):
 
 #: The order is the order of the help. A summary is the first line of the docstring of the function it names.
 VERBS = {
+    "validate": Verb("validate:validate", "Check a configuration and say everything that is wrong with it."),
+    "schema": Verb("schema:schema", "Print the JSON Schema of the configuration, for editors."),
     "lab": Verb("lab:lab_app", "A sealed place to try things in, with its own libvirt."),
     "image": Verb("image:image_app", "The micro guest image: a small machine for labs and tests."),
     "version": Verb("app:version", "Print the versions; with -v also those of libvirt and QEMU."),

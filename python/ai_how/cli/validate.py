@@ -1,0 +1,98 @@
+"""`ai-how validate CONFIG`: every problem of a configuration with its place, and the addresses it leads to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ai_how.cli.options import Options
+from ai_how.cli.terminal import paint, print_json, problem_json, say, show_problem, table
+from ai_how.errors import ConfigurationError, Problem, Severity
+
+if TYPE_CHECKING:
+    from ai_how.spec.cluster import Cluster
+
+#: Nodes shown of a larger cluster: the first ones and the last. All are shown with -v.
+MANY = 20
+
+
+def validate(
+    ctx: typer.Context,
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.", show_default=False)],
+    strict: Annotated[bool, typer.Option("--strict", help="Advice counts, too: a warning makes it invalid.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="NAME", help="Show only this cluster's addresses.")
+    ] = None,
+) -> int:
+    """Check a configuration and say everything that is wrong with it.
+
+    The host is not looked at. Exit code: 0 valid, 2 not.
+    """
+    options: Options = ctx.obj
+    clusters, problems = _examine(config)
+    if strict:
+        problems = [replace(problem, severity=Severity.ERROR) for problem in problems]
+    valid = not any(problem.severity is Severity.ERROR for problem in problems)
+    if valid and cluster is not None:
+        from ai_how.spec.resolve import choose
+
+        clusters = [choose(clusters, cluster)]
+    if options.json:
+        print_json({"valid": valid, "problems": [problem_json(problem) for problem in problems]})
+    else:
+        _show(config, clusters if valid else [], problems, everything=options.verbose > 0)
+    return 0 if valid else 2
+
+
+def _examine(config: Path) -> tuple[list[Cluster], list[Problem]]:
+    from ai_how.config.load import load_file
+    from ai_how.spec.resolve import examine
+
+    try:
+        examined = examine(load_file(config))
+    except ConfigurationError as error:
+        return [], list(error.problems)
+    return list(examined.clusters), list(examined.problems)
+
+
+def _show(config: Path, clusters: list[Cluster], problems: list[Problem], *, everything: bool) -> None:
+    import sys
+
+    for problem in problems:
+        show_problem(problem, sys.stdout)
+    errors = sum(problem.severity is Severity.ERROR for problem in problems)
+    counted = [_count(errors, "error"), _count(len(problems) - errors, "warning")]
+    remarks = ", ".join(text for text in counted if text)
+    if errors:
+        say(f"{config}: {paint('not valid', 'red')}, {remarks}")
+        return
+    say(f"{config}: {paint('valid', 'green')}" + (f", {remarks}" if remarks else ""))
+    for cluster in clusters:
+        _show_cluster(cluster, everything=everything)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}" if number else ""
+
+
+def _show_cluster(cluster: Cluster, *, everything: bool) -> None:
+    network, nodes = cluster.network, cluster.nodes
+    say()
+    say(paint(f"{cluster.name} (clusters.{cluster.key}), {_count(len(nodes), 'node') or 'no nodes'}", "bold"))
+    say(f"  network  {network.name} on {network.bridge}: {network.subnet}, {network.dns_mode}, {network.domain}")
+    say(f"  gateway  {network.gateway}")
+    say(f"  pool     {network.dhcp_start} – {network.dhcp_end}")
+    say(f"  DNS      {', '.join(str(server) for server in network.dns_servers)}")
+    if not nodes:
+        return
+    say()
+    shown = nodes if everything or len(nodes) <= MANY else (*nodes[: MANY // 2], None, nodes[-1])
+    left_out = f"… {len(nodes) - MANY // 2 - 1:,} more (all with -v)"
+    rows = [
+        (left_out, "", "", "") if node is None else (node.name, node.role, node.ip or "by DHCP", node.mac)
+        for node in shown
+    ]
+    table(["node", "role", "ip", "mac"], rows, indent="  ")
