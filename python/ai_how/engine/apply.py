@@ -17,6 +17,9 @@ from ai_how.providers import PROVIDERS
 WORKERS = 5
 
 
+_REMEDY = "Run the same command again to complete it, or ai-how destroy to remove what is there."
+
+
 def take(libvirt: Libvirt, step: Step) -> None:
     """Take one step on the host."""
     provider: Any = PROVIDERS[step.target.kind]
@@ -29,21 +32,24 @@ def take(libvirt: Libvirt, step: Step) -> None:
             provider.remove(libvirt, step.have)
 
 
-def apply(libvirt: Libvirt, plan: Plan, progress: Progress) -> None:
+def apply(libvirt: Libvirt, plan: Plan, progress: Progress, *, undone: Callable[[], None]) -> None:
     """Take every step of `plan`.
 
-    When one fails, or on Ctrl-C, no further step begins, those under way end, and what this run made is undone. Then
-    the step's error is raised (HostError), or Interrupted.
+    When one fails, or on Ctrl-C, no further step begins, those under way end, and what this run made is undone; then
+    `undone` is called, unless something could not be. Last, the step's error is raised (HostError), or Interrupted.
     """
     progress(Phase("apply", len(plan.steps)))
     begun: list[Step] = []
     try:
         _take_all(plan, lambda step: take(libvirt, step), begun, progress)
     except KeyboardInterrupt as stop:
-        _undo(libvirt, begun, progress)
+        if not _undo(libvirt, begun, progress):
+            raise Interrupted("interrupted", why="not all could be undone", remedy=_REMEDY) from stop
+        undone()
         raise Interrupted("interrupted", why="what this run had made was undone") from stop
     except AiHowError:
-        _undo(libvirt, begun, progress)
+        if _undo(libvirt, begun, progress):
+            undone()
         raise
 
 
@@ -91,8 +97,12 @@ def _timed(do: Callable[[Step], None], step: Step, progress: Progress) -> float:
     return time.monotonic() - begin
 
 
-def _undo(libvirt: Libvirt, begun: list[Step], progress: Progress) -> None:
-    """Take back, last first, what this run made or changed. What it removed was to go, and stays gone."""
+def _undo(libvirt: Libvirt, begun: list[Step], progress: Progress) -> bool:
+    """Take back, last first, what this run made or changed; whether all of it could be.
+
+    What the run removed was to go, and stays gone.
+    """
+    complete = True
     back = [step.undo() for step in reversed(begun) if step.action is not Action.REMOVE]
     progress(Phase("undo", len(back)))
     for step in back:
@@ -103,5 +113,7 @@ def _undo(libvirt: Libvirt, begun: list[Step], progress: Progress) -> None:
         except AiHowError as error:
             # The journal still holds the run: the next `up` or `destroy` meets what is left.
             progress(StepFailed(step, error))
+            complete = False
         else:
             progress(StepDone(step, time.monotonic() - begin))
+    return complete and all(step.action is not Action.REMOVE for step in begun)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ai_how.compile.cluster import HostFacts, compile_cluster
 from ai_how.config.load import Document
 from ai_how.engine import preflight
 from ai_how.engine.apply import apply
-from ai_how.engine.events import Note, Phase, Progress, silent
+from ai_how.engine.events import Event, Note, Phase, Progress, StepDone, silent
 from ai_how.engine.observe import Observed, known, observe, refuse_clashes
 from ai_how.engine.state import State, open_state
 from ai_how.engine.status import ClusterStatus, read_status
@@ -61,9 +61,17 @@ class Site:
 
 
 def up(
-    site: Site, document: Document, *, cluster: str | None = None, wait: bool = True, within: float = LEASES_WITHIN
+    site: Site,
+    document: Document,
+    *,
+    cluster: str | None = None,
+    start: bool = True,
+    wait: bool = True,
+    within: float = LEASES_WITHIN,
 ) -> Outcome:
     """Make the cluster run as configured, and wait until each of its nodes has its lease (`wait`, `within` seconds).
+
+    Without `start` machines are defined only; one that runs already keeps running.
 
     Raises ConfigurationError, NotOurs, UnsafeChange or HostError before anything is changed; HostError or Interrupted
     after undoing what this run made; NotReady, leaving the machines as they are.
@@ -79,14 +87,23 @@ def up(
         able = preflight.abilities(libvirt)
         facts = HostFacts(kvm=preflight.choose_kvm(spec, able, progress))
         want = compile_cluster(spec, facts)
+        if not start:
+            running = {each.name for each in observed.domains if each.running}
+            want = tuple(_leave_off(each, running) for each in want)
         plan = make_plan(want, observed.resources)
+        before: dict[str, int] = {}
         if plan:
             _check(libvirt, document, spec, able, want, observed, plan, progress)
-            before = _expiries(libvirt, spec, plan)
-            _carry_out(site, state, "up", name, plan, want)
+            before |= _expiries(libvirt, spec, plan)
+
+            def watch(event: Event) -> None:
+                if isinstance(event, StepDone) and event.step.target.kind is Kind.NETWORK:
+                    # Now that it is active its old leases can be seen, and no machine runs yet that could renew one.
+                    before.update(_expiries(libvirt, spec, plan))
+                progress(event)
+
+            _carry_out(replace(site, progress=watch), state, "up", name, plan, want)
             _say_pending(plan, progress)
-        else:
-            before = {}
         state.remember(name, libvirt.uri)
         state.finish(name)
         if wait:
@@ -129,9 +146,9 @@ def destroy(site: Site, name: str) -> Outcome:
         return Outcome(plan.steps, read_status(libvirt, name, observe(libvirt, name)))
 
 
-def status(libvirt: Libvirt, name: str) -> ClusterStatus:
-    """The cluster as the host has it now."""
-    return read_status(libvirt, name, observe(libvirt, name))
+def status(libvirt: Libvirt, name: str, spec: Cluster | None = None) -> ClusterStatus:
+    """The cluster as the host has it now; with `spec` also the configured nodes that it does not have."""
+    return read_status(libvirt, name, observe(libvirt, name), spec)
 
 
 def clusters(libvirt: Libvirt) -> tuple[str, ...]:
@@ -167,8 +184,9 @@ def _check(
 
 def _carry_out(site: Site, state: State, verb: str, name: str, plan: Plan, want: Iterable[Resource] | None) -> None:
     """Journal, apply, and read the host again until it looks as wanted. `want` is None where stopping is all."""
+    was_there = name in state.clusters
     state.begin(name, site.libvirt.uri, verb, plan)
-    apply(site.libvirt, plan, site.progress)
+    apply(site.libvirt, plan, site.progress, undone=lambda: state.finish(name) if was_there else state.forget(name))
     site.progress(Phase("verify", len(plan.steps)))
     deadline = time.monotonic() + VERIFY_WITHIN
     while True:
@@ -229,6 +247,11 @@ def _at_rest(resources: Iterable[Resource]) -> list[Resource]:
         else:
             stopped.append(each)
     return stopped
+
+
+def _leave_off(resource: Resource, running: Collection[str]) -> Resource:
+    """The same thing, a machine left as it is instead of started."""
+    return replace(resource, running=resource.name in running) if isinstance(resource, Domain) else resource
 
 
 def _say_if_cut_off(state: State, name: str, progress: Progress) -> None:

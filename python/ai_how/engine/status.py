@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from ai_how.engine.observe import Observed
 from ai_how.engine.wait import Lease, leases
 from ai_how.host.libvirt import Libvirt
+from ai_how.spec.cluster import Cluster
 from ai_how.spec.node import Role
 
 
@@ -74,7 +74,9 @@ class NodeStatus:
             "state": self.state,
             "mac": self.mac,
             "ip": None if ip is None else str(ip),
-            "lease": None if lease is None else {"ip": str(lease.ip), "expires": when(lease.expires)},
+            "lease": None
+            if lease is None
+            else {"ip": str(lease.ip), "expires": lease.expires_at.isoformat(timespec="seconds")},
         }
 
 
@@ -89,7 +91,15 @@ class ClusterStatus:
     @property
     def exists(self) -> bool:
         """Whether the host has anything of it."""
-        return bool(self.nodes) or self.network.state is not NetworkState.MISSING
+        return (
+            any(node.state is not NodeState.MISSING for node in self.nodes)
+            or self.network.state is not NetworkState.MISSING
+        )
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the network is active and every node runs."""
+        return self.network.state is NetworkState.ACTIVE and all(node.state is NodeState.RUNNING for node in self.nodes)
 
     def to_json(self) -> dict[str, Any]:
         """As `ai-how status --json` shows it."""
@@ -100,13 +110,8 @@ class ClusterStatus:
         }
 
 
-def when(seconds: int) -> str:
-    """A time since the epoch as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def read_status(libvirt: Libvirt, cluster: str, observed: Observed) -> ClusterStatus:
-    """The status of `cluster` from what was observed of it, and its leases."""
+def read_status(libvirt: Libvirt, cluster: str, observed: Observed, spec: Cluster | None = None) -> ClusterStatus:
+    """The status of `cluster` from what was observed of it, and its leases; with `spec` also what is missing."""
     network = observed.network
     if network is None:
         shown = NetworkStatus(f"{cluster}-network", "", None, None, NetworkState.MISSING, "")
@@ -117,20 +122,24 @@ def read_status(libvirt: Libvirt, cluster: str, observed: Observed) -> ClusterSt
         shown = NetworkStatus(network.name, network.bridge, network.subnet, network.gateway, state, network.dns_mode)
         held = {lease.mac: lease for lease in leases(libvirt, network.name)}
         reserved = {each.mac: each.ip for each in network.reservations}
-    nodes = sorted(observed.domains, key=lambda each: (each.role is not Role.CONTROLLER, len(each.name), each.name))
-    return ClusterStatus(
-        cluster,
-        shown,
-        tuple(
-            NodeStatus(
-                node.name,
-                node.role,
-                NodeState.RUNNING if node.running else NodeState.STOPPED,
-                node.mac,
-                reserved.get(node.mac),
-                # A lease outlives its machine; only a running one holds it.
-                held.get(node.mac) if node.running else None,
-            )
-            for node in nodes
-        ),
-    )
+    nodes = [
+        NodeStatus(
+            node.name,
+            node.role,
+            NodeState.RUNNING if node.running else NodeState.STOPPED,
+            node.mac,
+            reserved.get(node.mac),
+            # A lease outlives its machine; only a running one holds it.
+            held.get(node.mac) if node.running else None,
+        )
+        for node in observed.domains
+    ]
+    if spec is not None:
+        there = {node.name for node in nodes}
+        nodes += [
+            NodeStatus(node.name, node.role, NodeState.MISSING, node.mac, node.ip, None)
+            for node in spec.nodes
+            if node.name not in there
+        ]
+    nodes.sort(key=lambda node: (node.role is not Role.CONTROLLER, len(node.name), node.name))
+    return ClusterStatus(cluster, shown, tuple(nodes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from ipaddress import IPv4Address
 
@@ -28,6 +29,11 @@ class Lease:
     ip: IPv4Address
     name: str
     expires: int
+
+    @property
+    def expires_at(self) -> datetime:
+        """The same as a time in UTC."""
+        return datetime.fromtimestamp(self.expires, UTC)
 
 
 class Stage(StrEnum):

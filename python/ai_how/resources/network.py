@@ -16,6 +16,10 @@ from ai_how.resources.base import Impact, Kind, ResourceId, identity_uuid, manag
 DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 
 
+#: First and last address of a DHCP range, both inclusive.
+Range = tuple[IPv4Address, IPv4Address]
+
+
 class Forward(StrEnum):
     """How packets leave the network (libvirt's <forward mode>)."""
 
@@ -55,7 +59,7 @@ class DnsHost:
 
 @dataclass(frozen=True, slots=True)
 class VirtualNetwork:
-    """One network. `reservations` and `dns_hosts` are sorted; `dhcp_range` is inclusive; `mtu` is in bytes.
+    """One network. `reservations` and `dns_hosts` are sorted; `dhcp_ranges` are inclusive; `mtu` is in bytes.
 
     `cluster` and `dns_mode` are carried in our mark, so that a host tells by itself what it runs.
     """
@@ -72,7 +76,7 @@ class VirtualNetwork:
     domain: str = managed(Impact.RESTART)
     subnet: IPv4Network = managed(Impact.RESTART)
     gateway: IPv4Address = managed(Impact.RESTART)
-    dhcp_range: tuple[IPv4Address, IPv4Address] | None = managed(Impact.RESTART)
+    dhcp_ranges: tuple[Range, ...] = managed(Impact.RESTART)
     reservations: tuple[Reservation, ...] = managed(Impact.LIVE)
     dns_hosts: tuple[DnsHost, ...] = managed(Impact.LIVE)
     forwarders: tuple[str, ...] = managed(Impact.RESTART)
@@ -113,9 +117,10 @@ class VirtualNetwork:
             xml.child(dns, "forwarder", addr=server)
         dns.extend(host.to_element() for host in self.dns_hosts)
         ip = xml.child(document, "ip", address=str(self.gateway), netmask=str(self.subnet.netmask))
-        if self.dhcp_range is not None:
+        if self.dhcp_ranges:
             dhcp = xml.child(ip, "dhcp")
-            xml.child(dhcp, "range", start=str(self.dhcp_range[0]), end=str(self.dhcp_range[1]))
+            for start, end in self.dhcp_ranges:
+                xml.child(dhcp, "range", start=str(start), end=str(end))
             dhcp.extend(reservation.to_element() for reservation in self.reservations)
         options = etree.SubElement(document, f"{{{DNSMASQ}}}options")
         for option in self.dnsmasq_options:
@@ -131,10 +136,8 @@ def read_network(text: str, *, active: bool, autostart: bool) -> VirtualNetwork:
     """
     document = xml.parse(text)
     facts = xml.read_mark(document)
-    ip = document.find("ip")
     gateway = IPv4Address(xml.attribute(document, "ip", "address", "0.0.0.0"))  # noqa: S104 - a value, not a bind
     mask = xml.attribute(document, "ip", "netmask") or xml.attribute(document, "ip", "prefix", "32")
-    span = None if ip is None else ip.find("dhcp/range")
     mtu = xml.attribute(document, "mtu", "size")
     return VirtualNetwork(
         name=document.findtext("name", ""),
@@ -147,7 +150,10 @@ def read_network(text: str, *, active: bool, autostart: bool) -> VirtualNetwork:
         domain=xml.attribute(document, "domain", "name"),
         subnet=IPv4Network(f"{gateway}/{mask}", strict=False),
         gateway=gateway,
-        dhcp_range=None if span is None else (IPv4Address(span.get("start")), IPv4Address(span.get("end"))),
+        dhcp_ranges=tuple(
+            (IPv4Address(each.get("start")), IPv4Address(each.get("end")))
+            for each in document.iterfind("ip/dhcp/range")
+        ),
         reservations=tuple(
             sorted(
                 Reservation(IPv4Address(host.get("ip")), host.get("mac", ""), host.get("name", ""))

@@ -1,0 +1,105 @@
+"""How work is shown while it goes on: a live display on a terminal, plain lines elsewhere, nothing with --json."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ai_how.cli.terminal import colourful, note, paint
+from ai_how.engine.events import Event, NodeReady, Note, Phase, Progress, StepDone, StepFailed, StepStarted, silent
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+#: The engine's phases as people read them, with what is counted.
+_PHASES = {
+    "apply": "taking {} steps",
+    "undo": "undoing {} steps",
+    "verify": "reading the host again",
+    "wait": "waiting for the leases of {} nodes",
+    "shut down": "asking {} nodes to shut down",
+}
+
+
+@contextmanager
+def shown(*, as_json: bool) -> Iterator[Progress]:
+    """A progress callable that shows what it is told on stderr, as long as the block lasts."""
+    if as_json:
+        yield silent
+    elif colourful(sys.stderr):
+        with _live() as progress:
+            yield progress
+    else:
+        yield _plain()
+
+
+def _plain() -> Progress:
+    lock = threading.Lock()
+
+    def tell(event: Event) -> None:
+        line = _line(event)
+        if line:
+            with lock:
+                note(line)
+
+    return tell
+
+
+def _line(event: Event) -> str:
+    match event:
+        case Phase(name, total):
+            return _PHASES.get(name, name).format(total) if total else ""
+        case StepDone(step, seconds):
+            return f"  {step} ({seconds:.2f} s)"
+        case StepFailed(step, error):
+            return f"  {step}: failed: {error}"
+        case NodeReady(node, ip, seconds):
+            return f"  {node} has {ip} ({seconds:.1f} s)"
+        case Note(text, warning):
+            return f"{paint('warning:', 'yellow', sys.stderr)} {text}" if warning else text
+        case StepStarted():
+            return ""
+
+
+@contextmanager
+def _live() -> Iterator[Progress]:
+    """One bar for each phase; below it what is being done at this moment."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[now]}", style="dim", markup=False),
+        console=Console(stderr=True),
+    )
+    current: list[TaskID] = []
+
+    def tell(event: Event) -> None:
+        match event:
+            case Phase(name, total):
+                if total:
+                    current[:] = [bars.add_task(_PHASES.get(name, name).format(total), total=total, now="")]
+                    if name == "verify":
+                        bars.update(current[0], completed=total)
+            case StepStarted(step):
+                if current:
+                    bars.update(current[0], now=str(step))
+            case StepDone():
+                if current:
+                    bars.advance(current[0])
+            case NodeReady(node, ip, _):
+                if current:
+                    bars.update(current[0], advance=1, now=f"{node} has {ip}")
+            case Note() | StepFailed():
+                bars.console.print(_line(event), markup=False, highlight=False)
+
+    with bars:
+        yield tell

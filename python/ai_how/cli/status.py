@@ -1,0 +1,63 @@
+"""`ai-how status`: what clusters are like now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from ai_how.cli.options import Options
+from ai_how.cli.site import ClusterOption, Target, choose
+from ai_how.cli.terminal import paint, print_json, say, table
+
+if TYPE_CHECKING:
+    from ai_how.engine.status import ClusterStatus
+
+_COLOURS = {"active": "green", "running": "green", "inactive": "yellow", "stopped": "yellow", "missing": "red"}
+
+
+def status(ctx: typer.Context, target: Target = None, cluster: ClusterOption = None) -> int:
+    """Show the network and the nodes of clusters, with their leases.
+
+    Exit code 1 where a cluster asked for is not there or not wholly at work.
+    """
+    from ai_how.engine import cluster as engine
+    from ai_how.host.libvirt import Libvirt
+
+    options: Options = ctx.obj
+    with Libvirt(options.connect) as libvirt:
+        found = [engine.status(libvirt, each.name, each.spec) for each in choose(libvirt, target, cluster)]
+    if options.json:
+        answers = [each.to_json() for each in found]
+        print_json(answers[0] if len(answers) == 1 else answers)
+    else:
+        for each in found:
+            show(each)
+        if not found:
+            say("no clusters on this host")
+    return 0 if all(each.at_work for each in found) else 1
+
+
+def show(found: ClusterStatus) -> None:
+    """A cluster for people."""
+    network = found.network
+    say(f"{paint(found.cluster, 'bold')}  {network.name} {_state(network.state)}  dns_mode {network.dns_mode or '-'}")
+    if network.subnet is not None:
+        say(f"  {network.subnet} on {network.bridge}, gateway {network.gateway}")
+    if found.nodes:
+        rows = [
+            (
+                node.name,
+                node.role,
+                node.state,
+                node.mac,
+                node.ip,
+                None if node.lease is None else f"{node.lease.ip} until {node.lease.expires_at:%H:%M:%S}Z",
+            )
+            for node in found.nodes
+        ]
+        table(("node", "role", "state", "mac", "ip", "lease"), rows, indent="  ")
+
+
+def _state(state: str) -> str:
+    return paint(state, _COLOURS.get(state, "dim"))
