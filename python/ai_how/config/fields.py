@@ -54,6 +54,17 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
+def as_yaml(value: object) -> str:
+    """A value as one would write it on one line of YAML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(as_yaml(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {as_yaml(item)}' for key, item in value.items())}}}"
+    return str(value)
+
+
 def _text(value: object, expected: str, example: str) -> str:
     if isinstance(value, str) and value.strip():
         return value.strip()

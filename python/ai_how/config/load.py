@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ai_how.config import yamltree
-from ai_how.config.fields import bridge_from, label_from, show
+from ai_how.config.fields import as_yaml, bridge_from, label_from, show
 from ai_how.config.model import FORM_TAGS, ConfigFile, fields_at
 from ai_how.errors import ConfigurationError, Path, Problem, Severity
 
@@ -167,6 +167,8 @@ def _document(data: Any, folder: FilePath, file: str | None, found: list[Problem
             for detail in error.errors(include_url=False):
                 path = tuple(part for part in detail["loc"] if part not in FORM_TAGS)
                 optional = _is_null_of_optional(path, detail)
+                if detail["type"] == "too_short" and detail["input"]:
+                    continue  # pydantic counts the right items only, and the wrong ones are reported
                 if path not in broken and not optional:
                     problems.append(_translate(empty, path, detail))
                 if not optional:
@@ -251,7 +253,7 @@ def _list_hint(path: Path) -> str:
         return "write a list of nodes, or a group: {count: 4, cpu_cores: 8, memory_gb: 16, disk_gb: 100}"
     fields = fields_at(path[:-1]) or {}
     info = fields.get(str(path[-1]))
-    return f"write for example {info.examples[0]}" if info and info.examples else "write a list"
+    return f"write for example {as_yaml(info.examples[0])}" if info and info.examples else "write a list"
 
 
 def _missing(document: Document, path: Path) -> Problem:
@@ -265,7 +267,7 @@ def _missing(document: Document, path: Path) -> Problem:
     elif name == "clusters":
         hint = "begin with `clusters:`"
     elif info.examples:
-        hint = f"write for example {name}: {info.examples[0]}"
+        hint = f"write for example {name}: {as_yaml(info.examples[0])}"
     elif name == "network":
         hint = "write network: {subnet: 192.168.100.0/24, bridge: br-hpc-cluster}"
     return document.problem(path, f"`{name}` is missing", hint)
