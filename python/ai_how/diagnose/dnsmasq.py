@@ -31,7 +31,7 @@ def check_server(facts: Facts, network: Network) -> Iterator[Finding]:
     servers = [server for server in facts.servers if server.network == network.name]
     pids = " ".join(str(server.pid) for server in servers)
     if not servers:
-        hint = "kill -HUP $(pidof libvirtd) starts it again; running machines keep their link"
+        hint = "kill -HUP $(pidof libvirtd)  (starts it again; running machines keep their link)"
         yield Finding("dnsmasq-dead", network.name, Answer.FAIL, "no dnsmasq serves this network", hint=hint)
     elif any(server.stopped for server in servers):
         yield Finding(

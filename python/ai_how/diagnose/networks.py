@@ -57,7 +57,9 @@ def check_network(facts: Facts, network: Network, *, asked: bool) -> Iterator[Fi
             f"{lease.ip} {lease.mac} {lease.hostname or '-'} until {lease.expires:%Y-%m-%d %H:%M:%S} UTC"
             for lease in network.leases
         )
-        yield Finding("leases", network.name, Answer.OK, f"{len(leases)} leases", leases)
+        yield Finding(
+            "leases", network.name, Answer.OK, f"{len(leases)} lease{'s' if len(leases) != 1 else ''}", leases
+        )
 
 
 def _bridge(facts: Facts, network: Network) -> Iterator[Finding]:

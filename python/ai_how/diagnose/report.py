@@ -57,8 +57,11 @@ def text(found: Iterable[Finding], *, evidence: bool) -> str:
     """The findings for people; `evidence` of healthy things is shown on demand, that of others always."""
     lines = []
     for finding in found:
-        lines.append(f"{finding.answer:<7}  {finding.subject}: {finding.summary}")
-        if evidence or finding.answer is not Answer.OK:
+        fine = finding.answer is Answer.OK
+        lines.append(
+            f"{finding.answer:<7}  {finding.subject}: {finding.summary}" + ("" if fine else f" [{finding.check}]")
+        )
+        if evidence or not fine:
             lines += [f"{'':9}  {line}" for line in finding.evidence]
         lines += [f"{'':9}  → {line}" for line in finding.hint.splitlines()]
     return "\n".join(lines)
