@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
-from ai_how.errors import HostError, LibvirtError, PrivilegeError
+from ai_how.errors import HostError, LibvirtError, PrivilegeError, UsageError
 
 DEFAULT_URI = "qemu:///system"
 
@@ -43,7 +44,13 @@ class Libvirt:
     """An open connection. Its handle may be used from several threads at once (libvirt serialises what it must)."""
 
     def __init__(self, uri: str = DEFAULT_URI) -> None:
-        """Connect to `uri`. Raises PrivilegeError or LibvirtError, each with the remedy."""
+        """Connect to `uri`. Raises UsageError, PrivilegeError or LibvirtError, each with the remedy."""
+        if urlsplit(uri).hostname:
+            raise UsageError(
+                f"clusters at {uri} cannot be managed from here",
+                why="base images, routes and links are looked at on the machine that ai-how runs on",
+                remedy="Run ai-how on that machine.",
+            )
         self.uri = uri
         self.api = bindings()
         try:
