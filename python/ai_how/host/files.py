@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +13,22 @@ from ai_how.errors import StateError
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` with `text`: readers and crashes see the old content or the new. Mode 0600. Raises OSError."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Replace `path` with `text`: readers and crashes see the old content or the new. Mode 0600. Raises OSError.
+
+    Only for the holder of the file's lock: the name of the new file is always the same, so that a kill leaves at most
+    one behind, which the next write uses.
+    """
+    new = path.with_name(f".{path.name}.new")
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        new.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            Path(name).unlink()
+            new.unlink()
         raise
 
 

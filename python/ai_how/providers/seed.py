@@ -13,10 +13,14 @@ from ai_how.resources.names import pool_name
 from ai_how.resources.seed import SUFFIX, Seed, SeedContent
 
 
+#: A seed whose upload has not ended; never wanted, so one that was left behind is removed by the next plan.
+PART = f"{SUFFIX}.part"
+
+
 def observe(libvirt: Libvirt, cluster: str) -> list[Seed]:
-    """The seeds in the cluster's pool; their names tell their content."""
+    """The seeds in the cluster's pool, and the parts of such; their names tell their content."""
     pool = pool_name(cluster)
-    return [Seed(pool, handle.name()) for handle in list_files(libvirt, pool, SUFFIX)]
+    return [Seed(pool, handle.name()) for suffix in (SUFFIX, PART) for handle in list_files(libvirt, pool, suffix)]
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -25,23 +29,33 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
 
 
 def create(libvirt: Libvirt, want: Seed) -> None:
-    """Make the image and upload it."""
+    """Make the image, upload it beside its place, and let libvirtd copy it there: killed half-way, we leave no seed
+    that looks whole and is not.
+    """
     if want.content is None:  # only ever observed, so there is nothing to make
         return
     image = make_image(want.content)
-    document = xml.root("volume", type="file")
-    xml.child(document, "name", want.name)
-    xml.child(document, "capacity", str(len(image)), unit="bytes")
-    target = xml.child(document, "target")
-    xml.child(target, "format", type="raw")
-    xml.child(xml.child(target, "permissions"), "mode", "0600")
+    part = want.name.removesuffix(SUFFIX) + PART
     pool = pools.get(libvirt, want.pool)
+    delete_file(libvirt, want.pool, part)
     with libvirt.doing(f"cannot upload the seed {want.name}"):
-        volume = pool.createXML(xml.render(document))
+        volume = pool.createXML(_volume(part, len(image)))
         stream = libvirt.connection.newStream()
         volume.upload(stream, 0, len(image))
         stream.sendAll(lambda _stream, count, source: source.read(count), io.BytesIO(image))
         stream.finish()
+        pool.createXMLFrom(_volume(want.name, len(image)), volume)
+        volume.delete()
+
+
+def _volume(name: str, size: int) -> str:
+    document = xml.root("volume", type="file")
+    xml.child(document, "name", name)
+    xml.child(document, "capacity", str(size), unit="bytes")
+    target = xml.child(document, "target")
+    xml.child(target, "format", type="raw")
+    xml.child(xml.child(target, "permissions"), "mode", "0600")
+    return xml.render(document)
 
 
 def change(libvirt: Libvirt, have: Seed, want: Seed) -> None:
