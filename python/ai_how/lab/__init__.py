@@ -11,9 +11,9 @@ nothing leaves, and everything dies with the lab. The caller's files (working di
     internet.py  the pretend internet and its addresses
 """
 
-from ai_how.lab.internet import INTERNET
+from ai_how.lab.internet import INTERNET, Internet
 from ai_how.lab.needs import unavailable
 from ai_how.lab.session import Lab, cache_directory, inside, open_lab, run
 from ai_how.lab.spec import LabSpec
 
-__all__ = ["INTERNET", "Lab", "LabSpec", "cache_directory", "inside", "open_lab", "run", "unavailable"]
+__all__ = ["INTERNET", "Internet", "Lab", "LabSpec", "cache_directory", "inside", "open_lab", "run", "unavailable"]

@@ -15,6 +15,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -113,27 +114,38 @@ def _start_libvirtd() -> int:
 
 
 def _await_libvirtd(pid: int, children: socket.socket) -> None:
-    """Until it accepts a connection; it listens once its drivers are loaded."""
+    """Until it answers a question, which it does once all its drivers are loaded."""
     deadline = time.monotonic() + _LIBVIRTD_DEADLINE
     state = f"did not answer in {_LIBVIRTD_DEADLINE:.0f} s"
-    while time.monotonic() < deadline:
-        if _answers(_LIBVIRTD_SOCKET):
-            return
-        select.select([children], [], [], 0.005)
-        if (code := _reap().get(pid)) is not None:
-            state = f"ended with {code}"
-            break
+    asked: socket.socket | None = None
+    with contextlib.ExitStack() as stack:
+        while (left := deadline - time.monotonic()) > 0:
+            if asked is None and (asked := _ask(_LIBVIRTD_SOCKET)) is not None:
+                stack.enter_context(asked)
+            # Nothing says when the socket appears, so it is tried again every 2 ms; the answer is waited for.
+            readable, _, _ = select.select([children, *([asked] if asked else [])], [], [], left if asked else 0.002)
+            if asked in readable and asked is not None and asked.recv(4):
+                return
+            if children in readable:
+                children.recv(4096)
+            if (code := _reap().get(pid)) is not None:
+                state = f"ended with {code}"
+                break
     said = [path.read_text().strip() for path in (_LIBVIRTD_SAID, _LIBVIRTD_LOG) if path.exists()]
     raise HostError(f"the lab's libvirtd {state}", why="\n".join(filter(None, said)) or "it said nothing")
 
 
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
+def _ask(path: Path) -> socket.socket | None:
+    """Ask which authentication it wants, the first call of every client (libvirt's remote_protocol.x)."""
+    probe = socket.socket(socket.AF_UNIX)
+    try:
+        probe.connect(str(path))
+    except OSError:
+        probe.close()
+        return None
+    program, version, auth_list = 0x20008086, 1, 66
+    probe.sendall(struct.pack(">7I", 28, program, version, auth_list, 0, 0, 0))
+    return probe
 
 
 def _store(cache: Path | None) -> Path | None:

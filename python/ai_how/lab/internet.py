@@ -55,6 +55,13 @@ def start(directory: Path) -> None:
     _batch(
         [],
         f"link add {net.uplink} type veth peer name {net.uplink} netns {net.namespace}",
+    )
+    # Without duplicate address detection the uplink looks the same from the start.
+    detection = Path(f"/proc/sys/net/ipv6/conf/{net.uplink}/accept_dad")
+    if detection.exists():
+        detection.write_text("0")
+    _batch(
+        [],
         f"addr add {net.uplink_address} dev {net.uplink}",
         f"link set {net.uplink} up",
         f"route add default via {net.router}",

@@ -1,0 +1,149 @@
+"""Nothing of a lab is left on its host, however it ends, and nothing shows while it runs.
+
+The host is the lab these tests run in; the labs under test are opened inside it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ai_how.lab import Lab, LabSpec, cache_directory, open_lab
+
+HostView = dict[str, list[str]]
+Look = Callable[[], HostView]
+Compare = Callable[[HostView, HostView], list[str]]
+
+NETWORK = """
+<network><name>sealed</name><forward mode='nat'/><bridge name='br-sealed' stp='off' delay='0'/>
+  <ip address='10.9.8.1' netmask='255.255.255.0'><dhcp><range start='10.9.8.10' end='10.9.8.99'/></dhcp></ip>
+</network>
+"""
+DOMAIN = """
+<domain type='qemu'><name>sealed-domain</name><memory unit='MiB'>32</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <devices><interface type='network'><source network='sealed'/><model type='virtio'/></interface></devices>
+</domain>
+"""
+#: Uses all that a lab has, says so, and goes on until it is ended.
+WORK = """
+set -e
+echo "$1" > /run/network.xml; echo "$2" > /run/domain.xml
+virsh -q net-define /run/network.xml; virsh -q net-start sealed; virsh -q net-autostart sealed
+virsh -q define /run/domain.xml; virsh -q start sealed-domain
+touch /etc/sysctl.d/99-of-the-lab.conf /var/lib/ai-how/of-the-lab
+nft add table inet of-the-lab
+setsid sleep 1000 < /dev/null > /dev/null 2>&1 &
+virsh -q domstate sealed-domain
+exec sleep "$3"
+"""
+GONE_DEADLINE = 10.0  # seconds
+
+
+def work_for(seconds: int) -> list[str]:
+    return ["sh", "-c", WORK, "work", NETWORK, DOMAIN, str(seconds)]
+
+
+def test_a_finished_lab_leaves_nothing(look_at_host: Look, compare: Compare) -> None:
+    before = look_at_host()
+    done = in_own_process(work_for(0))
+    assert (done.wait(60), done.communicate()) == (0, ("running\n", ""))
+    assert compare(before, look_at_host()) == []
+
+
+def test_a_running_lab_shows_only_as_processes(
+    look_at_host: Look, compare: Compare, nested_lab: Callable[..., Lab]
+) -> None:
+    before = look_at_host()
+    lab = nested_lab(internet=True)
+    assert lab.run(work_for(0)).stdout.strip() == "running"
+    during = compare(before, look_at_host())
+    assert [line for line in during if not line.startswith("processes: +")] == []
+    assert any("qemu-system" in line for line in during)
+    inside = lab.run(["ip", "-o", "link"]).stdout
+    assert "br-sealed" in inside
+
+
+def test_killing_the_outer_process_ends_the_lab(look_at_host: Look, compare: Compare) -> None:
+    before = look_at_host()
+    outer = in_own_process(work_for(1000))
+    assert outer.stdout is not None
+    assert outer.stdout.readline() == "running\n"
+    assert any("qemu-system" in line for line in compare(before, look_at_host()))
+    outer.kill()
+    outer.wait()
+    assert await_no_difference(before, look_at_host, compare) == []
+
+
+def test_killing_process_1_ends_the_lab(look_at_host: Look, compare: Compare) -> None:
+    before = look_at_host()
+    with open_lab(LabSpec(internet=True, cache=cache_directory())) as lab:
+        command = subprocess.Popen(lab.enter(work_for(1000)), env=lab.environment, stdout=subprocess.PIPE, text=True)
+        with command:
+            assert command.stdout is not None
+            assert command.stdout.readline() == "running\n"
+            os.kill(lab.pid, signal.SIGKILL)
+            assert command.wait(GONE_DEADLINE) == -signal.SIGKILL
+    assert await_no_difference(before, look_at_host, compare) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "leave"),
+    [
+        ("links", ["ip", "link", "add", "left", "type", "veth", "peer", "name", "left-peer"]),
+        ("nft", ["nft", "add", "table", "inet", "left"]),
+        ("settings", ["sh", "-c", "echo 77 > /proc/sys/net/ipv4/ip_default_ttl"]),
+        ("files", ["touch", "/var/lib/libvirt/left"]),
+        ("processes", ["sh", "-c", "sleep 1000 > /dev/null 2>&1 & echo $! > /run/left.pid"]),
+    ],
+)
+def test_the_comparison_sees_what_is_left(part: str, leave: list[str], look_at_host: Look, compare: Compare) -> None:
+    before = look_at_host()
+    subprocess.run(leave, check=True)
+    try:
+        assert [line for line in compare(before, look_at_host()) if line.startswith(f"{part}: +")]
+    finally:
+        remove_what_was_left()
+    assert compare(before, look_at_host()) == []
+
+
+def in_own_process(command: list[str]) -> subprocess.Popen[str]:
+    code = "import sys; from ai_how.lab import run; sys.exit(run(sys.argv[1:], internet=True))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *command],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def await_no_difference(before: HostView, look: Look, compare: Compare) -> list[str]:
+    """Killed processes take a moment to go. What still differs at the deadline."""
+    deadline = time.monotonic() + GONE_DEADLINE
+    while True:
+        left = compare(before, look())
+        if not left or time.monotonic() > deadline:
+            return left
+
+
+def remove_what_was_left() -> None:
+    subprocess.run(["ip", "link", "del", "left"], capture_output=True, check=False)
+    subprocess.run(["nft", "delete", "table", "inet", "left"], capture_output=True, check=False)
+    Path("/proc/sys/net/ipv4/ip_default_ttl").write_text("64")
+    Path("/var/lib/libvirt/left").unlink(missing_ok=True)
+    pid_file = Path("/run/left.pid")
+    if pid_file.exists():
+        os.kill(pid := int(pid_file.read_text()), signal.SIGKILL)
+        deadline = time.monotonic() + GONE_DEADLINE
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        pid_file.unlink()
