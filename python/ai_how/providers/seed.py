@@ -12,7 +12,6 @@ from ai_how.resources import xml
 from ai_how.resources.names import pool_name
 from ai_how.resources.seed import SUFFIX, Seed, SeedContent
 
-
 #: A seed whose upload has not ended; never wanted, so one that was left behind is removed by the next plan.
 PART = f"{SUFFIX}.part"
 

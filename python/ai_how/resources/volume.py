@@ -48,6 +48,8 @@ class Volume:
         target = xml.child(document, "target")
         xml.child(target, "format", type="qcow2")
         xml.child(xml.child(target, "permissions"), "mode", "0600")
+        # qcow2 version 3: without this libvirt makes version 2, which cannot give zeroed space back.
+        xml.child(target, "compat", "1.1")
         backing = xml.child(document, "backingStore")
         xml.child(backing, "path", str(self.backing))
         xml.child(backing, "format", type="qcow2")
