@@ -3,10 +3,9 @@
 The rules, in the order they apply:
 
 1. The gateway is the first host unless given.
-2. `dhcp_start` is subnet + 10. In a subnet too small for that it is the second host after the gateway, so that the
-   controller fits before it. If it fell on the gateway it moves behind it likewise.
-3. `dhcp_end` is subnet + 254, at most the last host. If the gateway lies inside a default range, the range ends before
-   it; where fewer than 8 addresses would be left and more lie behind the gateway, it begins there instead.
+2. `dhcp_start` is subnet + 10, `dhcp_end` is subnet + 254, at most the last host. A gateway inside that range ends it.
+3. Where that leaves fewer than 8 addresses before the gateway, or subnet + 10 is no host, the range is the larger side of
+   the gateway, without the host next to it that rule 5 gives to the controller.
    A range whose end was not given grows upwards when the nodes need more.
 4. An address in the configuration always holds. Then what the host already reserved for a node of that name, while it
    is still possible. The rest is computed:
@@ -99,20 +98,14 @@ def _range(first: int, last: int, base: int, gate: int, start: int | None, end: 
         if high < start:  # a start beyond the first /24 of a large subnet
             high = min(last, start + 244)
         return start, gate - 1 if start < gate <= high else high
-    high = min(last, base + 254) if end is None else end
-    low = base + 10
-    if low > high or low == gate:
-        low = gate + 2 if gate + 2 <= high else first if gate > high else gate + 1
-        if low > high:  # the gateway is among the last: the range lies below it, behind the controller
-            low = min(first + 1, high)
-    if low <= gate <= high:
-        if end is None and gate - low >= min(_ENOUGH, high - gate):
-            high = gate - 1
-        else:
-            low = gate + 2 if gate + 2 <= high else gate + 1
-            if low > high:
-                low, high = min(first + 1, gate - 1), gate - 1
-    return low, high
+    low, high = base + 10, min(last, base + 254) if end is None else end
+    if end is None and low + _ENOUGH <= gate <= high:
+        return low, gate - 1
+    if low <= high and not low <= gate <= high:
+        return low, high
+    if gate <= high and (end is not None or high - gate >= gate - first):
+        return min(gate + 2, high), high  # behind the gateway and the controller
+    return (first if gate < last else first + 1), min(high, gate - 1)
 
 
 def assign(pool: Space, nodes: Sequence[Wanted], known: Mapping[str, int]) -> Assigned:
@@ -174,11 +167,10 @@ def _own(pool: Space, slot: int | None, taken: set[int], limit: int) -> int | No
 
 def _spare(pool: Space, taken: set[int], limit: int) -> Iterator[int]:
     """Rule 7. A running search: what it passed over stays taken."""
-    above: Iterable[int] = range(pool.end + 1, limit + 1)
-    below: Iterable[int] = ()
+    parts = [range(pool.end, pool.start - 1, -1), range(pool.end + 1, limit + 1)]
     if not pool.end_given and not pool.start_given:
-        below = (*range(limit + 1, pool.last + 1), *range(pool.start - 1, pool.first - 1, -1))
-    for part in (range(pool.end, pool.start - 1, -1), above, below):
+        parts += [range(limit + 1, pool.last + 1), range(pool.start - 1, pool.first - 1, -1)]
+    for part in parts:
         for address in part:
             if address not in taken:
                 yield address
