@@ -85,7 +85,9 @@ def clean_host(look_at_host: Callable[[], HostView]) -> Iterator[None]:
     """Fail the test if it leaves the host otherwise than it was."""
     before = look_at_host()
     yield
-    assert differences(before, look_at_host()) == []
+    left = differences(before, look_at_host())
+    # libvirt leaves the PID files of stopped networks.
+    assert [line for line in left if "/run/libvirt/network/" not in line] == []
 
 
 @pytest.fixture

@@ -1,14 +1,94 @@
-"""The pretend internet, asked from the lab."""
+"""The pretend internet, asked from the lab and from behind a libvirt NAT network."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
 
-from ai_how.lab import INTERNET
+import pytest
+
+from ai_how.lab import Internet, Lab
+
+NETWORK = """
+<network><name>behind</name>{forward}<bridge name='br-behind' stp='off' delay='0'/>
+  <ip address='10.9.7.1' netmask='255.255.255.0'/></network>
+"""
+#: A machine on the bridge, without QEMU: a network namespace.
+MACHINE = """
+netns add machine
+link add machine-port type veth peer name eth0 netns machine
+link set machine-port master br-behind up
+-n machine link set eth0 up
+-n machine addr add 10.9.7.10/24 dev eth0
+-n machine route add default via 10.9.7.1
+"""
 
 
-def test_any_name_is_served_by_the_web_server() -> None:
-    done = subprocess.run(
-        ["curl", "-sS", "--max-time", "5", f"http://{INTERNET.name}/any/path"], capture_output=True, text=True
-    )
-    assert (done.stdout, done.stderr) == (INTERNET.web_body, "")
+def output(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout + done.stderr
+
+
+def fetch(url: str) -> list[str]:
+    return ["curl", "--silent", "--show-error", "--max-time", "2", url]
+
+
+def test_any_name_is_served_by_the_web_server(internet: Internet) -> None:
+    for name in (internet.name, "example.com", "a.b.c.example.org"):
+        assert output(*fetch(f"http://{name}/any/path")) == internet.web_body
+
+
+def test_both_resolvers_answer(internet: Internet) -> None:
+    for resolver in internet.resolvers:
+        assert str(internet.web) in output("busybox", "nslookup", internet.name, str(resolver))
+
+
+def test_the_missing_name_does_not_exist(internet: Internet) -> None:
+    with pytest.raises(socket.gaierror) as caught:
+        socket.getaddrinfo(internet.missing_name, 80)
+    assert caught.value.errno == socket.EAI_NONAME
+
+
+def test_names_have_no_ipv6_address_and_clients_are_told_at_once(internet: Internet) -> None:
+    found = {family for family, *_ in socket.getaddrinfo(internet.name, 80)}
+    assert found == {socket.AF_INET}
+
+
+def test_a_private_address_gets_no_reply_unless_masqueraded(internet: Internet, clean_host: None) -> None:
+    url = f"http://{internet.web}/"
+    with machine_behind("<forward mode='route'/>"):
+        assert "curl: (28)" in output("ip", "netns", "exec", "machine", *fetch(url))
+    with machine_behind("<forward mode='nat'/>"):
+        assert output("ip", "netns", "exec", "machine", *fetch(url)) == internet.web_body
+
+
+def test_a_lab_without_internet_reaches_nothing(nested_lab: Callable[..., Lab], internet: Internet) -> None:
+    closed, opened = nested_lab(), nested_lab(internet=True)
+    for host in (*internet.resolvers, internet.web):
+        assert opened.run(reach(host)).returncode == 0
+        assert closed.run(reach(host)).returncode != 0
+    assert closed.run(["getent", "hosts", internet.name]).returncode != 0
+
+
+def reach(host: IPv4Address) -> list[str]:
+    return ["busybox", "ping", "-c", "1", "-W", "2", str(host)]
+
+
+@contextlib.contextmanager
+def machine_behind(forward: str) -> Iterator[None]:
+    network = Path("/run/behind.xml")
+    network.write_text(NETWORK.format(forward=forward))
+    try:
+        subprocess.run(["virsh", "net-create", network], check=True, capture_output=True)
+        for line in MACHINE.strip().splitlines():
+            subprocess.run(["ip", *line.split()], check=True, capture_output=True)
+        yield
+    finally:
+        subprocess.run(["ip", "link", "del", "machine-port"], check=False)
+        subprocess.run(["ip", "netns", "del", "machine"], check=False)
+        subprocess.run(["virsh", "net-destroy", "behind"], check=False, capture_output=True)
+        network.unlink()

@@ -5,6 +5,7 @@ nothing leaves, and everything dies with the lab. The caller's files (working di
 
     spec.py      what a lab shall have
     session.py   the outside: open a lab, run commands in it, close it
+    enter.py     one command inside
     needs.py     what the host must offer first
     init.py      the inside: process 1 of the lab
     mounts.py    the lab's view of the file system

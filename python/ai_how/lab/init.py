@@ -106,11 +106,20 @@ def _prepare_network() -> None:
 
 
 def _start_libvirtd() -> int:
-    """Its PID; it stays in the foreground, as a child of process 1."""
-    with _LIBVIRTD_SAID.open("wb") as said:
-        return subprocess.Popen(
-            ["libvirtd"], stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
-        ).pid
+    """Its PID; it stays in the foreground. Not by `subprocess`, which would collect its end behind our back."""
+    said = str(_LIBVIRTD_SAID)
+    return os.posix_spawnp(
+        "libvirtd",
+        ["libvirtd"],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # ignored by Python
+    )
 
 
 def _await_libvirtd(pid: int, children: socket.socket) -> None:

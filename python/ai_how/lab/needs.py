@@ -19,7 +19,6 @@ _PACKAGES = {
     "dnsmasq": "dnsmasq-base",
     "ip": "iproute2",
     "unshare": "util-linux",
-    "nsenter": "util-linux",
 }
 _NAMESPACES = ("net", "mnt", "pid", "ipc", "uts")
 

@@ -49,13 +49,12 @@ class Lab:
     environment: Mapping[str, str] = field(repr=False)
 
     def enter(self, argv: Sequence[str], *, cwd: Path | None = None) -> list[str]:
-        """The command line that runs `argv` inside, for anything that starts processes; give it `environment`."""
-        namespaces = ("--mount", "--net", "--pid", "--ipc", "--uts", "--root")
-        directory = cwd or Path.cwd()
-        return [
-            *("nsenter", f"--target={self.pid}", *namespaces, "--"),
-            *("env", f"--chdir={directory}", "--", *argv),
-        ]
+        """The command line that runs `argv` inside, for anything that starts processes; give it `environment`.
+
+        A signal to that process reaches the command, and if it is killed so is the command.
+        """
+        program = Path(__file__).with_name("enter.py")
+        return [sys.executable, "-I", "-S", str(program), str(self.pid), str(cwd or Path.cwd()), *argv]
 
     def run(
         self,
@@ -198,24 +197,17 @@ def _end(outer: subprocess.Popen[bytes]) -> None:
 
 
 def _attached(lab: Lab, command: Sequence[str], environment: Mapping[str, str]) -> int:
-    terminal = _foreground_terminal()
-    entered: subprocess.Popen[bytes] | None = None
-    early: list[int] = []
+    terminal = 0 if _in_foreground(0) else None
+    entered = subprocess.Popen(lab.enter(command), env=environment)
 
     def pass_on(number: int, _: FrameType | None) -> None:
-        if number in (signal.SIGINT, signal.SIGQUIT) and _foreground_terminal() is not None:
-            return  # typed at the terminal: the command has got it already
-        if entered is None:
-            early.append(number)
-        else:
-            _signal_inside(entered.pid, number)
+        typed = number in (signal.SIGINT, signal.SIGQUIT) and _in_foreground(0)
+        if not typed:  # what is typed at the terminal goes to the command, too
+            entered.send_signal(number)
 
     passed = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     before = {number: signal.signal(number, pass_on) for number in passed}
     try:
-        entered = subprocess.Popen(lab.enter(command), env=environment)
-        for number in early:
-            _signal_inside(entered.pid, number)
         code = entered.wait()
     finally:
         for number, handler in before.items():
@@ -225,12 +217,11 @@ def _attached(lab: Lab, command: Sequence[str], environment: Mapping[str, str]) 
     return 128 - code if code < 0 else code
 
 
-def _foreground_terminal() -> int | None:
-    """The descriptor of our terminal if we are in its foreground."""
+def _in_foreground(terminal: int) -> bool:
     try:
-        return 0 if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() else None
+        return os.tcgetpgrp(terminal) == os.getpgrp()
     except OSError:
-        return None
+        return False
 
 
 def _take_back(terminal: int) -> None:
@@ -242,13 +233,3 @@ def _take_back(terminal: int) -> None:
         pass
     finally:
         signal.signal(signal.SIGTTOU, before)
-
-
-def _signal_inside(entering: int, number: int) -> None:
-    """Signal the command, which is the child of `nsenter`: nsenter itself would just die and leave it running."""
-    try:
-        children = Path(f"/proc/{entering}/task/{entering}/children").read_text().split()
-    except OSError:
-        children = []
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(int(children[0]) if children else entering, number)
