@@ -257,7 +257,11 @@ def test_a_relative_image_of_a_dictionary_starts_at_the_current_folder(
             "hpc": {
                 "name": "hpc",
                 "base_image_path": Path("base.qcow2"),
-                "network": {"subnet": "192.168.100.0/24", "bridge": "br-hpc", "gateway_ip": IPv4Address("192.168.100.1")},
+                "network": {
+                    "subnet": "192.168.100.0/24",
+                    "bridge": "br-hpc",
+                    "gateway_ip": IPv4Address("192.168.100.1"),
+                },
                 "controller": {"cpu_cores": 1, "memory_gb": 0.125, "disk_gb": 1},
             }
         }

@@ -130,8 +130,12 @@ MEANING = [
     Bad("gateway outside", network("gateway_ip: 192.168.101.1 #!"), f"{NET}.gateway_ip", "outside", "192.168.100.1"),
     Bad("gateway is network", network("gateway_ip: 192.168.100.0 #!"), f"{NET}.gateway_ip", "network address", ".1"),
     Bad("gateway is broadcast", network("gateway_ip: 192.168.100.255 #!"), f"{NET}.gateway_ip", "broadcast", ".1"),
-    Bad("gateway no address", network("gateway_ip: 192.168.100 #!"), f"{NET}.gateway_ip", "not an IPv4", "four numbers"),
-    Bad("gateway prefix", network("gateway_ip: 192.168.100.1/24 #!"), f"{NET}.gateway_ip", "not an IPv4", "without the"),
+    Bad(
+        "gateway no address", network("gateway_ip: 192.168.100 #!"), f"{NET}.gateway_ip", "not an IPv4", "four numbers"
+    ),
+    Bad(
+        "gateway prefix", network("gateway_ip: 192.168.100.1/24 #!"), f"{NET}.gateway_ip", "not an IPv4", "without the"
+    ),
     Bad("leading zeros", network("gateway_ip: 192.168.100.001 #!"), f"{NET}.gateway_ip", "not an", "192.168.100.1"),
     Bad("IPv6 gateway", network("gateway_ip: 'fd00::1' #!"), f"{NET}.gateway_ip", "IPv6", "IPv4 address"),
     # DHCP range
@@ -375,7 +379,9 @@ FORM = [
     Bad("no clusters", "clusters: {} #!\n", "clusters", "is empty", "at least one"),
     Bad("clusters missing", "x-a: 1 #!\n", "clusters", "`clusters` is missing", "begin with"),
     Bad("clusters a list", "clusters: [] #!\n", "clusters", "expected a mapping, got a list", "key: value"),
-    Bad("cluster a word", "clusters:\n  hpc: yes #!\n", "clusters.hpc", "expected a mapping, got 'yes'", "name, base_i"),
+    Bad(
+        "cluster a word", "clusters:\n  hpc: yes #!\n", "clusters.hpc", "expected a mapping, got 'yes'", "name, base_i"
+    ),
     Bad(
         "missing bridge",
         cluster(network="{subnet: 10.0.0.0/24} #!"),

@@ -4,8 +4,8 @@ The rules, in the order they apply:
 
 1. The gateway is the first host unless given.
 2. `dhcp_start` is subnet + 10, `dhcp_end` is subnet + 254, at most the last host. A gateway inside that range ends it.
-3. Where that leaves fewer than 8 addresses before the gateway, or subnet + 10 is no host, the range is the larger side of
-   the gateway, without the host next to it that rule 5 gives to the controller.
+3. Where that leaves fewer than 8 addresses before the gateway, or subnet + 10 is no host, the range is the larger side
+   of the gateway, without the host next to it that rule 5 gives to the controller.
    A range whose end was not given grows upwards when the nodes need more.
 4. An address in the configuration always holds. Then what the host already reserved for a node of that name, while it
    is still possible. The rest is computed:
@@ -26,7 +26,6 @@ from hashlib import sha256
 from ipaddress import IPv4Network
 
 from ai_how.config.terms import MacAddress
-
 
 #: A default range keeps its documented start if so many addresses lie between it and the gateway.
 _ENOUGH = 8

@@ -27,7 +27,8 @@ PUBLIC_DNS = (IPv4Address("8.8.8.8"), IPv4Address("1.1.1.1"))
 
 _MIB = 1024 * 1024
 
-#: One memory for all clusters of a file, or one for each by its key.
+#: One memory for all clusters of a file (its `subnet` counts for the one that is asked for, or where there is only
+#: one), or one for each by its key.
 Memory = Known | Mapping[str, Known]
 
 
@@ -44,7 +45,13 @@ def resolve(document: Document, cluster: str | None = None, *, known: Memory = N
 
     Raises ConfigurationError with every problem of the document, UsageError where there is no such cluster.
     """
-    return choose(resolve_all(document, known=known), cluster)
+    if isinstance(known, Known) and known.subnet is not None:
+        keys = document.model.clusters
+        chosen = choose([(key, config.name) for key, config in keys.items()], cluster) if keys else ""
+        known = {key: known if key == chosen else replace(known, subnet=None) for key in keys}
+    clusters = resolve_all(document, known=known)
+    key = choose([(found.key, found.name) for found in clusters], cluster)
+    return next(found for found in clusters if found.key == key)
 
 
 def resolve_all(document: Document, *, known: Memory = NOTHING_KNOWN) -> tuple[Cluster, ...]:
@@ -61,21 +68,23 @@ def validate(document: Document, *, known: Memory = NOTHING_KNOWN, strict: bool 
     return [replace(problem, severity=Severity.ERROR) if strict else problem for problem in problems]
 
 
-def choose(clusters: Sequence[Cluster], wanted: str | None) -> Cluster:
-    """The cluster of that key or name, else `hpc`, else the only one. Raises UsageError."""
-    keys = [cluster.key for cluster in clusters]
-    for cluster in clusters:
-        if cluster.key == (wanted or "hpc"):
-            return cluster
-    for cluster in clusters:
-        if cluster.name == wanted:
-            return cluster
-    if wanted is None and len(clusters) == 1:
-        return clusters[0]
+def choose(clusters: Sequence[tuple[str, str]], wanted: str | None) -> str:
+    """Of clusters as (key, name), the key of the one with that key or name, else `hpc`, else the only one.
+
+    Raises UsageError.
+    """
+    keys = [key for key, _ in clusters]
+    if (wanted or "hpc") in keys:
+        return wanted or "hpc"
+    for key, name in clusters:
+        if name == wanted:
+            return key
+    if wanted is None and len(keys) == 1:
+        return keys[0]
     listed = ", ".join(keys)
     if wanted is None:
         raise UsageError("no cluster was chosen", why=f"the configuration has {listed}", remedy="name one of them")
-    names = [*keys, *(cluster.name for cluster in clusters)]
+    names = [*keys, *(name for _, name in clusters)]
     near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     remedy = f"did you mean {near[0]}?" if near else "name one of them"
     raise UsageError(f"there is no cluster {wanted!r}", why=f"the configuration has {listed}", remedy=remedy)
@@ -84,19 +93,21 @@ def choose(clusters: Sequence[Cluster], wanted: str | None) -> Cluster:
 def examine(document: Document, *, known: Memory = NOTHING_KNOWN) -> Examined:
     """Resolve what can be resolved and collect every problem."""
     configs = document.model.clusters
+    memories = _memories(configs, known)
     nodes = {key: places(key, config) for key, config in configs.items()}
     problems: list[Problem] = [*rules.across(document, configs, nodes)]
     clusters: list[Cluster] = []
     used: list[tuple[IPv4Network, str]] = []
-    fixed_later = [config.network.subnet for config in configs.values()]
+    spoken_for = [(key, config.network.subnet) for key, config in configs.items()]
+    spoken_for += [(key, memory.subnet) for key, memory in memories.items() if memory.subnet is not None]
     for key, config in configs.items():
-        memory = known if isinstance(known, Known) else known.get(key, NOTHING_KNOWN)
+        memory = memories[key]
         found: list[Problem] = [*rules.node_names(document, key, config, nodes[key])]
         chosen = config.network.subnet
         net: IPv4Network | None
         if isinstance(chosen, AddressChoice):
-            others = [*used, *((net, "") for net in fixed_later if isinstance(net, IPv4Network))]
-            net, problem = _free(document, key, config, len(nodes[key]), memory, others)
+            others = [*used, *((net, k) for k, net in spoken_for if isinstance(net, IPv4Network) and k != key)]
+            net, problem = _free(document, key, config, nodes[key], memory, others)
             found += [problem] if problem else []
         else:
             net = chosen
@@ -110,6 +121,13 @@ def examine(document: Document, *, known: Memory = NOTHING_KNOWN) -> Examined:
         problems += found
     problems = [problem for problem in problems if not _false(document, problem.path)]
     return Examined(tuple(clusters), tuple(_in_order([*document.problems, *problems])))
+
+
+def _memories(configs: Mapping[str, ClusterConfig], known: Memory) -> dict[str, Known]:
+    if not isinstance(known, Known):
+        return {key: known.get(key, NOTHING_KNOWN) for key in configs}
+    shared = known if len(configs) == 1 else replace(known, subnet=None)
+    return dict.fromkeys(configs, shared)
 
 
 def _false(document: Document, path: Path) -> bool:
@@ -126,7 +144,7 @@ def _free(
     document: Document,
     key: str,
     config: ClusterConfig,
-    nodes: int,
+    nodes: Sequence[Place],
     known: Known,
     used: Sequence[tuple[IPv4Network, str]],
 ) -> tuple[IPv4Network | None, Problem | None]:
@@ -136,12 +154,12 @@ def _free(
     network = config.network
     path: Path = ("clusters", key, "network", "subnet")
     given: list[object] = [network.gateway_ip, network.dhcp_start, network.dhcp_end, *network.static_leases.values()]
-    given += [getattr(place.config, "address", None) for place in places(key, config)]
+    given += [getattr(place.config, "address", None) for place in nodes]
     if any(isinstance(address, IPv4Address) for address in given):
         first = next(address for address in given if isinstance(address, IPv4Address))
         hint = f"write the subnet, for example {IPv4Network((int(first) & ~0xFF, 24))}, or leave the addresses out"
         return None, document.problem(path, f"`auto` cannot promise the address {first}", hint)
-    found = free_subnet(prefix_for(nodes), [net for net, _ in (*used, *known.taken)])
+    found = free_subnet(prefix_for(len(nodes)), [net for net, _ in (*used, *known.taken)])
     if found is None:
         return None, document.problem(path, "there is no free private subnet", "write a subnet in CIDR notation")
     return found, None
