@@ -12,6 +12,9 @@ from types import ModuleType
 
 import pytest
 
+from ai_how.images import packages
+from ai_how.lab import needs
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -121,12 +124,23 @@ def test_every_package_of_the_house_has_its_layer() -> None:
     assert declared - packages == {"__main__", "errors"}
 
 
-def test_packages_are_listed_once_and_nothing_else_is() -> None:
+def listed_packages() -> list[str]:
     listed = subprocess.run(
         ["bash", "-c", ". scripts/environment; package_names"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\n")[:-1]
+    )
+    return listed.stdout.splitlines()
+
+
+def test_packages_are_listed_once_and_nothing_else_is() -> None:
+    listed = listed_packages()
     assert len(listed) == len(set(listed)) > 10
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name) for name in listed)
+
+
+def test_packages_of_every_tool_that_the_image_and_the_lab_need_are_listed() -> None:
+    needed = {*packages.TOOLS.values(), *needs._PACKAGES.values()}
+    essential = {"apt", "dpkg", "util-linux"}
+    assert needed - essential <= set(listed_packages())
 
 
 def test_scripts_can_be_started_and_stop_at_their_first_error() -> None:
