@@ -44,7 +44,7 @@ setsid sleep 1000 < /dev/null > /dev/null 2>&1 &
 virsh -q domstate sealed-domain
 exec sleep "$3"
 """
-GONE_DEADLINE = 10.0  # seconds
+GONE_DEADLINE = 30.0  # seconds
 
 
 def work_for(seconds: int) -> list[str]:

@@ -127,12 +127,19 @@ def run(
 def cache_directory() -> Path | None:
     """Where labs keep what libvirtd learnt about QEMU; None where there is no directory of our own to keep it in
     (under sudo, HOME may be somebody else's, and a file of root's in it would be in their way)."""
-    given = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    base = Path(given)
-    owner = next((place for place in (base, base.parent) if place.is_dir()), None)
-    if not base.is_absolute() or owner is None or owner.stat().st_uid != os.geteuid():
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    except RuntimeError:  # there is no home
         return None
-    return base / "ai-how" / "lab"
+    for place in (base, base.parent):
+        try:
+            owner = place.stat().st_uid
+        except FileNotFoundError:
+            continue
+        except OSError:
+            break
+        return base / "ai-how" / "lab" if base.is_absolute() and owner == os.geteuid() else None
+    return None
 
 
 def _environment(spec: LabSpec) -> dict[str, str]:
