@@ -42,7 +42,9 @@ VERBS = {
     "status": Verb("status:status", "Show the network and the nodes of clusters, with their leases."),
     "leases": Verb("leases:leases", "List the DHCP leases of clusters, also those of strangers on their networks."),
     "down": Verb("down:down", "Shut the nodes of clusters down and stop their networks; disks and addresses are kept."),
-    "destroy": Verb("destroy:destroy", "Remove clusters: their machines, disks with all data, and networks; nothing else."),
+    "destroy": Verb(
+        "destroy:destroy", "Remove clusters: their machines, disks with all data, and networks; nothing else."
+    ),
     "console": Verb("console:console", "Open the serial console of a node; leave it with Ctrl+]."),
     "lab": Verb("lab:lab_app", "A sealed place to try things in, with its own libvirt."),
     "image": Verb("image:image_app", "The micro guest image: a small machine for labs and tests."),

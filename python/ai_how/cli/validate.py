@@ -39,7 +39,8 @@ def validate(
     if valid and cluster is not None:
         from ai_how.spec.resolve import choose
 
-        clusters = [choose(clusters, cluster)]
+        key = choose([(found.key, found.name) for found in clusters], cluster)
+        clusters = [found for found in clusters if found.key == key]
     if options.json:
         print_json({"valid": valid, "problems": [problem_json(problem) for problem in problems]})
     else:
