@@ -7,6 +7,7 @@ lies in a scratch folder that the next builder removes.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import filecmp
 import hashlib
@@ -136,8 +137,8 @@ def _build(wanted: tuple[packages.Package, ...], image: Path, store: Path, tell:
         tell(f"fetching {len(wanted)} packages ({sum(p.size for p in wanted) // 1024**2} MiB)")
         files: dict[str, bytes] = {}
         paths = packages.fetch(wanted, debs, scratch)
+        tell(f"unpacking {len(paths)} packages")
         for path in paths:
-            tell(f"unpacking {path.name.split('_', 1)[0]}")
             files |= packages.files(path)
         tell("packing the initramfs")
         busybox = scratch / "busybox"
@@ -217,10 +218,12 @@ def _publish(image: Path, path: Path, *, replace: bool) -> None:
 
     A copy, not a hard link: a machine started on PATH itself, without an overlay, would write into the cache.
     """
+    _remove_abandoned(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as target, image.open("rb") as source:
+            fcntl.flock(target, fcntl.LOCK_EX)
             shutil.copyfileobj(source, target, 1024 * 1024)
             os.fchmod(target.fileno(), 0o644)
         if replace:
@@ -233,3 +236,11 @@ def _publish(image: Path, path: Path, *, replace: bool) -> None:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes beside `path` what builders that were killed while copying have left: nobody holds a lock on it."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        with contextlib.suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()

@@ -134,7 +134,7 @@ def fetch(packages: Iterable[Package], directory: Path, scratch: Path) -> tuple[
             raise HostError(
                 "the micro image's Debian packages could not be downloaded",
                 why=error.stderr.strip(),
-                remedy="Check the machine's package sources with: apt-get update",
+                remedy="Their mirror must answer (try apt-get update). In a lab it cannot: build once outside.",
             ) from error
     for package in absent:
         if not is_intact(scratch / package.file, package):

@@ -1,4 +1,4 @@
-"""Runs the programs that build an image: an argument list, a deadline, and standard error kept for the message."""
+"""Runs the programs that build an image. Beside host/process.py because they read and write bytes, in a folder."""
 
 from __future__ import annotations
 
