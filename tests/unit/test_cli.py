@@ -170,11 +170,44 @@ def test_completion_offers_the_global_options_of_a_verb(shell: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script_of_each_shell_calls_us_back(shell: str) -> None:
-    ended = ai_how("--show-completion", SHELL=f"/bin/{shell}", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
-    if not ended.stdout:  # without the detection the shell is given by name
-        ended = ai_how("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    ended = ai_how("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert "_AI_HOW_COMPLETE=complete_" + shell in ended.stdout
     assert ended.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("shell", "file"),
+    [
+        ("bash", ".bash_completions/ai-how.sh"),
+        ("zsh", ".zfunc/_ai-how"),
+        ("fish", ".config/fish/completions/ai-how.fish"),
+    ],
+)
+def test_completion_is_installed_where_each_shell_looks(tmp_path: Path, shell: str, file: str) -> None:
+    ended = ai_how("--install-completion", shell, HOME=str(tmp_path), _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert ended.returncode == 0, ended.stderr
+    assert "_AI_HOW_COMPLETE=complete_" + shell in (tmp_path / file).read_text()
+
+
+def test_bash_completes_with_the_script_that_we_show(tmp_path: Path) -> None:
+    program = tmp_path / "ai-how"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ai_how "$@"\n')
+    program.chmod(0o755)
+    script = ai_how("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1").stdout
+    (tmp_path / "completion").write_text(script)
+    ask = (
+        f"source {tmp_path}/completion; [[ $(complete -p ai-how) =~ -F\\ ([^ ]+) ]];"
+        "COMP_WORDS=(ai-how val); COMP_CWORD=1; ${BASH_REMATCH[1]} ai-how; echo ${COMPREPLY[@]}"
+    )
+    ended = subprocess.run(
+        ["bash", "-c", ask],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**ENVIRONMENT, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    assert ended.stdout == "validate\n", ended.stderr
 
 
 def test_reader_that_went_away_ends_us_without_a_word() -> None:

@@ -18,8 +18,9 @@ from ai_how.diagnose.facts import Facts, Interface, Lease, Link, Machine, Networ
 from ai_how.errors import AiHowError
 from ai_how.host.libvirt import Libvirt
 
-#: How long to wait for a gateway's answer to a DNS question, in seconds; a healthy one takes under a millisecond.
-DNS_PATIENCE = 1.0
+#: How many seconds to wait for a gateway's answer to a DNS question, and how often to ask. A healthy one takes under a
+#: millisecond, but a busy host may be late.
+DNS_PATIENCE, DNS_TRIES = 0.7, 3
 
 _IFF_UP = 0x1  # linux/if.h
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B  # linux/sockios.h
@@ -175,14 +176,17 @@ def _interface(element: ET.Element) -> Interface:
 
 
 def answers(server: str) -> bool:
-    """True where a DNS server answers. The question (version.bind, class CHAOS) is never forwarded to anyone."""
+    """True where a DNS server answers. Its question (version.bind, class CHAOS) is never forwarded to others."""
     question = b"\x07version\x04bind\x00" + struct.pack("!HH", 16, 3)
     query = struct.pack("!6H", os.getpid() & 0xFFFF, 0, 1, 0, 0, 0) + question
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ask:
         ask.settimeout(DNS_PATIENCE)
-        try:
-            ask.connect((server, 53))
-            ask.send(query)
-            return ask.recv(512)[:2] == query[:2]
-        except OSError:
-            return False
+        for _ in range(DNS_TRIES):
+            try:
+                ask.connect((server, 53))
+                ask.send(query)
+                if ask.recv(512)[:2] == query[:2]:
+                    return True
+            except OSError:
+                continue
+    return False
