@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+from ai_how.host import dhcp
 from ai_how.host.libvirt import Handle, Libvirt
 from ai_how.resources import xml
 from ai_how.resources.base import Kind, identity_uuid
@@ -125,3 +126,8 @@ def _update_live(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -
     known, listed = set(have.dns_hosts), set(want.dns_hosts)
     update(gone, names, (each.to_element() for each in sorted(known - listed)))
     update(new, names, (each.to_element() for each in sorted(listed - known)))
+    # Else dnsmasq answers for the name, and keeps the address from its next owner, until the lease expires.
+    holders = {each.mac for each in fresh}
+    for each in old - fresh:
+        if each.mac not in holders:
+            dhcp.release(want.bridge, want.gateway, each.ip, each.mac)
