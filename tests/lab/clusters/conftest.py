@@ -1,0 +1,178 @@
+"""What the tests of whole clusters share: the command line, configurations, images, and words said inside guests.
+
+The tests run in the lab (tests/lab/conftest.py); what `ai-how` does here, it does to the lab's libvirt.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ai_how.engine import cluster as engine
+from ai_how.host.libvirt import Libvirt
+from ai_how.images import build_micro_image
+
+Ran = subprocess.CompletedProcess[str]
+
+#: Seconds in which one command must have ended; the longest waits for the leases of emulated machines.
+COMMAND_DEADLINE = 120.0
+AGENT_DEADLINE = 30.0
+
+_SOMEBODYS_POOL = "<pool type='dir'><name>first</name><target><path>/var/lib/libvirt/first</path></target></pool>"
+_SOMEBODYS_MACHINE = "<domain type='qemu'><name>first</name><memory>1024</memory><os><type>hvm</type></os></domain>"
+
+
+def _virsh(*words: str) -> str:
+    return subprocess.run(["virsh", "-q", *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def virsh(libvirt_uri: str) -> Callable[..., str]:
+    """What `virsh WORDS…` prints; it must succeed."""
+    return _virsh
+
+
+@pytest.fixture(scope="session")
+def machine_room(libvirt_uri: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """libvirt keeps directories of its own after the first pool and the first machine: they are made by others here,
+    so that a comparison of before and after sees what ai-how leaves."""
+    definitions = tmp_path_factory.mktemp("definitions")
+    for kind, text, verbs in (
+        ("pool", _SOMEBODYS_POOL, ("pool-define", "pool-undefine")),
+        ("machine", _SOMEBODYS_MACHINE, ("define", "undefine")),
+    ):
+        path = definitions / f"{kind}.xml"
+        path.write_text(text)
+        _virsh(verbs[0], str(path))
+        _virsh(verbs[1], "first")
+
+
+@pytest.fixture(scope="session")
+def micro_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro guest, from its cache."""
+    return build_micro_image(tmp_path_factory.mktemp("image") / "micro.qcow2").path
+
+
+@pytest.fixture(scope="session")
+def blank_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk with nothing on it: its machine starts at once and never boots."""
+    return make_image(tmp_path_factory.mktemp("blank") / "blank.qcow2")
+
+
+def make_image(path: Path, size: str = "1M", form: str = "qcow2") -> Path:
+    subprocess.run(["qemu-img", "create", "-q", "-f", form, str(path), size], check=True)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(machine_room: None) -> Iterator[None]:
+    """After a test that failed half-way: remove its clusters, so that the next test starts from a clean host."""
+    with Libvirt() as libvirt:
+        before = set(engine.clusters(libvirt))
+    yield
+    with Libvirt() as libvirt:
+        for name in set(engine.clusters(libvirt)) - before:
+            engine.destroy(engine.Site(libvirt, Path("/run/leftovers.json")), name)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the user is: the configuration and the state file are here."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def ai_how() -> Callable[..., Ran]:
+    """`ai-how WORDS…` as its own process. Whatever happens, it never shows a traceback or calls itself broken."""
+
+    def call(*words: object, **environment: str) -> Ran:
+        argv = [sys.executable, "-m", "ai_how", *(str(word) for word in words)]
+        ran = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_DEADLINE,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+        )
+        assert "Traceback" not in ran.stdout + ran.stderr, ran.stderr
+        assert "this is a bug" not in ran.stderr, ran.stderr
+        return ran
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def configuration(blank_image: Path) -> Callable[..., dict[str, Any]]:
+    """A small cluster as data: `configuration(nodes=2, network={…}, name=…, base_image_path=…)`."""
+
+    def make(*, nodes: int = 2, network: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+        machine = {"cpu_cores": 1, "memory_gb": 0.125, "disk_gb": 1}
+        name = fields.get("name", "tried")
+        cluster = {
+            "name": name,
+            "base_image_path": str(blank_image),
+            "network": {"subnet": "10.44.0.0/24", "bridge": f"br-{name}"[:15]} | (network or {}),
+            "controller": machine,
+            "compute_nodes": [dict(machine) for _ in range(nodes - 1)],
+        }
+        return {"clusters": {"hpc": cluster | fields}}
+
+    return make
+
+
+@pytest.fixture
+def write(folder: Path, configuration: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
+    """The same written to `cluster.yaml` (or `file`) in the user's folder; its path."""
+
+    def to_file(file: str = "cluster.yaml", **fields: Any) -> Path:
+        path = folder / file
+        path.write_text(yaml.safe_dump(configuration(**fields), sort_keys=False))
+        return path
+
+    return to_file
+
+
+@pytest.fixture(scope="session")
+def in_guest(libvirt_uri: str) -> Callable[..., Ran]:
+    """Run a command in a guest by its agent: `in_guest(node, "ping", "-c1", …)`; waits until the agent answers."""
+
+    def agent(node: str, command: str, **arguments: Any) -> Any:
+        asked = json.dumps({"execute": command, "arguments": arguments})
+        return json.loads(_virsh("qemu-agent-command", node, asked))["return"]
+
+    def until_answered(node: str) -> None:
+        deadline = time.monotonic() + AGENT_DEADLINE
+        while True:
+            try:
+                agent(node, "guest-ping")
+            except subprocess.CalledProcessError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
+
+    def call(node: str, *argv: str) -> Ran:
+        until_answered(node)
+        begun = agent(node, "guest-exec", path=argv[0], arg=list(argv[1:]), **{"capture-output": True})
+        deadline = time.monotonic() + AGENT_DEADLINE
+        while not (status := agent(node, "guest-exec-status", pid=begun["pid"]))["exited"]:
+            assert time.monotonic() < deadline, f"{argv} in {node} does not end"
+            time.sleep(0.05)
+        said = (base64.b64decode(status.get(each, "")).decode() for each in ("out-data", "err-data"))
+        return subprocess.CompletedProcess(argv, status.get("exitcode", -1), *said)
+
+    return call
