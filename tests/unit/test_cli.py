@@ -170,7 +170,7 @@ def test_completion_offers_the_global_options_of_a_verb(shell: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script_of_each_shell_calls_us_back(shell: str) -> None:
-    ended = ai_how("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    ended = ai_how("--show-completion", shell)
     assert "_AI_HOW_COMPLETE=complete_" + shell in ended.stdout
     assert ended.returncode == 0
 
@@ -184,16 +184,29 @@ def test_completion_script_of_each_shell_calls_us_back(shell: str) -> None:
     ],
 )
 def test_completion_is_installed_where_each_shell_looks(tmp_path: Path, shell: str, file: str) -> None:
-    ended = ai_how("--install-completion", shell, HOME=str(tmp_path), _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    ended = ai_how("--install-completion", shell, HOME=str(tmp_path))
     assert ended.returncode == 0, ended.stderr
     assert "_AI_HOW_COMPLETE=complete_" + shell in (tmp_path / file).read_text()
+
+
+def test_completion_that_cannot_be_installed_is_an_error_with_the_other_way(tmp_path: Path) -> None:
+    (tmp_path / ".config").write_text("a file where the folder should be")
+    ended = ai_how("--install-completion", "fish", HOME=str(tmp_path))
+    assert ended.returncode == 3
+    assert "--show-completion fish" in ended.stderr
+
+
+def test_shell_that_cannot_complete_is_wrong_use() -> None:
+    ended = ai_how("--show-completion", "tcsh")
+    assert ended.returncode == 2
+    assert "tcsh" in ended.stderr
 
 
 def test_bash_completes_with_the_script_that_we_show(tmp_path: Path) -> None:
     program = tmp_path / "ai-how"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ai_how "$@"\n')
     program.chmod(0o755)
-    script = ai_how("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1").stdout
+    script = ai_how("--show-completion", "bash").stdout
     (tmp_path / "completion").write_text(script)
     ask = (
         f"source {tmp_path}/completion; [[ $(complete -p ai-how) =~ -F\\ ([^ ]+) ]];"

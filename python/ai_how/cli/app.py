@@ -18,13 +18,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
+from ai_how.cli import completion
 from ai_how.cli import version as versions
+from ai_how.cli.completion import PROGRAM
 from ai_how.cli.options import DEFAULT_STATE, DEFAULT_URI, Options
 from ai_how.cli.terminal import note
 from ai_how.errors import UsageError
-
-PROGRAM = "ai-how"
-COMPLETION_VARIABLE = "_AI_HOW_COMPLETE"
 
 
 class Verb(NamedTuple):
@@ -78,7 +77,7 @@ class LazyVerb(TyperCommand):
 
     def _adopt(self, command: Any) -> None:
         command.rich_markup_mode = None  # help without importing rich, and alike everywhere
-        command.params = [param for param in command.params if "completion" not in param.name]
+        command.params = [param for param in command.params if "completion" not in str(param.name)]
         command.params.extend(self.global_options)
         if isinstance(command, TyperGroup):
             for verb in command.commands.values():
@@ -88,8 +87,9 @@ class LazyVerb(TyperCommand):
 def run(words: Sequence[str]) -> int:
     """Parse and carry out one command line; the exit code. Wrong use is a UsageError."""
     group = build()
-    if os.environ.get(COMPLETION_VARIABLE):
-        group.main(prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE)
+    if os.environ.get(completion.VARIABLE):
+        typer.completion.completion_init()
+        group.main(prog_name=PROGRAM, complete_var=completion.VARIABLE)
     try:
         with group.make_context(PROGRAM, list(words), obj=Options.from_environment()) as ctx:
             code = group.invoke(ctx)
@@ -135,6 +135,7 @@ def build() -> Any:
 
 def _new_app() -> typer.Typer:
     return typer.Typer(
+        add_completion=False,  # ours names the shell
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -221,6 +222,26 @@ def ai_how(
             expose_value=False,
         ),
     ] = False,
+    show_completion: Annotated[
+        completion.Shell | None,
+        typer.Option(
+            metavar="SHELL",
+            help="Print the completion script for bash, zsh or fish.",
+            callback=completion.show,
+            is_eager=True,
+            expose_value=False,
+        ),
+    ] = None,
+    install_completion: Annotated[
+        completion.Shell | None,
+        typer.Option(
+            metavar="SHELL",
+            help="Install it.",
+            callback=completion.install,
+            is_eager=True,
+            expose_value=False,
+        ),
+    ] = None,
 ) -> None:
     """One configuration becomes running virtual HPC clusters on libvirt/KVM."""
 

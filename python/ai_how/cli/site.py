@@ -85,11 +85,10 @@ def is_file(target: str) -> bool:
 def read_specs(config: Path, cluster: str | None) -> list[Cluster]:
     """The clusters of a configuration file: one by key or name, or all."""
     from ai_how.config.load import load_file
-    from ai_how.spec.resolve import choose as choose_spec
-    from ai_how.spec.resolve import resolve_all
+    from ai_how.spec.resolve import resolve, resolve_all
 
-    specs = resolve_all(load_file(config))
-    return list(specs) if cluster is None else [choose_spec(specs, cluster)]
+    document = load_file(config)
+    return list(resolve_all(document)) if cluster is None else [resolve(document, cluster)]
 
 
 @contextmanager
