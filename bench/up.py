@@ -85,6 +85,7 @@ def _to_running(report: Report, subject: Subject, size: int, rounds: int) -> Non
             partial(timed, partial(floor.destroy, subject.recipe, threads=threads)),
         )
 
+    _process(subject, "destroy", "--yes")()  # nothing is there: the program comes into memory, and compiled
     warm = {threads: bare(threads)() for threads in THREADS if threads <= size + 1}
     stay = sorted(warm, key=lambda threads: warm[threads].up.wall)[:STAY]
     runs = {_SEQUENTIAL: bare(1)} | {f"floor: {threads} at a time": bare(threads) for threads in sorted(stay)}

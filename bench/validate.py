@@ -37,7 +37,8 @@ def _measure(report: Report, form: Form, sizes: Sequence[int], rounds: int, fold
     spec = []
     for size in sizes:
         file = write(folder / f"{form}-{size}.yaml", size, form=form)
-        _resolve(file)  # imports, and the first use of everything
+        process([AI_HOW, "validate", str(file)])  # from the disk into memory, and compiled
+        _resolve(file)
         taken = in_turns(
             {
                 "floor": partial(process, [sys.executable, "-c", _PARSE, str(file)]),

@@ -1,0 +1,103 @@
+"""Every part of the bench, at its smallest, in a lab: it measures what it says, and leaves nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from ai_how.images import build_micro_image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A module of the bench by name."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return lambda name: importlib.import_module(f"bench.{name}")
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_micro_image(tmp_path_factory.mktemp("image") / "micro.qcow2").path
+
+
+@pytest.fixture
+def empty_host() -> Iterator[None]:
+    """Fail the test unless it ends, as it began, with a host that has no network, machine, pool or disk."""
+    assert things() == []
+    yield
+    assert things() == []
+
+
+def things() -> list[str]:
+    lists = (["net-list", "--all"], ["list", "--all"], ["pool-list", "--all"])
+    found = [subprocess.run(["virsh", *each, "--name"], check=True, capture_output=True, text=True) for each in lists]
+    files = [str(path) for path in Path("/var/lib/libvirt/images").glob("*")]
+    return [name for each in found for name in each.stdout.split()] + files
+
+
+def rows(report: Any) -> list[tuple[str, str]]:
+    return [(row.work, row.by.split(":")[0]) for row in report.rows]
+
+
+@pytest.mark.usefixtures("empty_host")
+def test_up_and_destroy_are_measured_beside_the_floor_and_leave_nothing(
+    bench: Callable[[str], ModuleType], image: Path
+) -> None:
+    report = bench("report").Report()
+    bench("up").measure(report, image, sizes=(1,), leased=1, rounds=1)
+    sides = {"ai-how", "its engine, in process", "floor"}
+    for verb in ("up", "destroy"):
+        assert {by for work, by in rows(report) if work == f"{verb} of 1 + 1"} == sides
+    assert {by for work, by in rows(report) if work == "up of 1 + 1 to the last lease"} == {"ai-how", "floor"}
+    assert all(row.ratio > 0 for row in report.rows if not row.by.startswith("floor"))
+    to_running, to_lease = (
+        next(row.wall for row in report.rows if row.by == "ai-how" and row.work == work)
+        for work in ("up of 1 + 1", "up of 1 + 1 to the last lease")
+    )
+    assert to_running < to_lease
+
+
+@pytest.mark.usefixtures("empty_host")
+def test_up_is_skipped_with_its_reason_where_memory_is_short(
+    bench: Callable[[str], ModuleType], image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up, report = bench("up"), bench("report").Report()
+    monkeypatch.setattr(up, "MEMORY_MIB", 10**9)
+    up.measure(report, image, sizes=(1,), rounds=1)
+    assert report.rows == []
+    assert "1 + 1 nodes were skipped: they need" in report.notes[0]
+
+
+@pytest.mark.usefixtures("empty_host")
+def test_nothing_to_do_is_measured_on_defined_nodes_and_leaves_nothing(
+    bench: Callable[[str], ModuleType], image: Path
+) -> None:
+    report = bench("report").Report()
+    bench("idle").measure(report, image, size=3, rounds=2)
+    assert ("3 defined nodes, nothing to do", "ai-how up --no-start") in rows(report)
+    ours, floors = (
+        [row for row in report.rows if row.by.startswith(by) and "nothing" in row.work] for by in ("ai-how", "floor")
+    )
+    assert [len(row.taken) for row in ours + floors] == [2, 2, 2]
+
+
+def test_command_writes_the_table_and_the_same_as_json(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    argv = [sys.executable, "-m", "bench", "--quick", "--only", "start", "--json", str(numbers)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    report = json.loads(numbers.read_text())
+    assert [row["by"] for row in report["rows"]] == ["floor: python -c pass", "ai-how version", "ai-how --help"]
+    for row in report["rows"]:
+        assert row["by"] in done.stdout
+        assert 0 < min(run["wall"] for run in row["runs"]) <= row["wall"]
+    assert report["machine"]["cpus"] > 0

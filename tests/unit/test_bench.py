@@ -1,0 +1,76 @@
+"""The bench's own arithmetic, and its parts that need no lab."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ai_how.config.load import load_file
+from ai_how.spec.resolve import resolve_all
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A module of the bench by name."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return lambda name: importlib.import_module(f"bench.{name}")
+
+
+@pytest.mark.parametrize("form", ["group", "list"])
+def test_configurations_have_a_controller_and_as_many_nodes_as_asked_for(
+    bench: Callable[[str], ModuleType], tmp_path: Path, form: str
+) -> None:
+    configuration = bench("configuration")
+    file = configuration.write(tmp_path / "bench.yaml", 300, form=configuration.Form(form))
+    [cluster] = resolve_all(load_file(file))
+    assert len(cluster.nodes) == 301
+
+
+def test_validation_is_measured_in_both_forms_with_its_growth(bench: Callable[[str], ModuleType]) -> None:
+    report = bench("report").Report()
+    bench("validate").measure(report, sizes=(2, 4), rounds=1)
+    for form in ("group", "list"):
+        for size in (2, 4):
+            work = [row.by for row in report.rows if row.work == f"{size} nodes as a {form}"]
+            assert work == ["floor: libyaml reads the file", "ai-how validate", "config and spec, in process"]
+    assert [note.split(" costs ")[0] for note in report.notes] == [
+        "as a group, a node of 4",
+        "as a list, a node of 4",
+    ]
+
+
+def test_targets_hold_for_the_median_and_the_ratio_is_to_the_floor(bench: Callable[[str], ModuleType]) -> None:
+    report, taken = bench("report"), bench("measure").Taken
+    runs = (taken(1.0, 0.1), taken(2.0, 0.2), taken(9.0, 0.3))
+    slow = report.Row("up", "up", "ai-how", runs, floor=1.6, target=report.Target(times_floor=1.15))
+    assert (slow.wall, slow.cpu, slow.ratio, slow.met) == (2.0, 0.2, 1.25, False)
+    assert report.Row("up", "up", "ai-how", runs, floor=1.8, target=report.Target(times_floor=1.15)).met is True
+    assert report.Row("start", "start", "ai-how", runs, target=report.Target(seconds=1.9)).met is False
+    assert report.Row("start", "start", "ai-how", runs, target=report.Target(seconds=2.0)).met is True
+    assert report.Row("start", "start", "ai-how", runs).met is None
+    shown = report.Report([slow], ["a note"]).table()
+    assert "1.25  ≤ 1.15 × floor  MISSED" in shown
+    assert shown.endswith("a note")
+
+
+def test_runs_take_turns_and_change_their_order(bench: Callable[[str], ModuleType]) -> None:
+    order: list[str] = []
+
+    def run(name: str) -> Callable[[], int]:
+        return lambda: (order.append(name), len(order))[1]
+
+    results = bench("measure").in_turns({"a": run("a"), "b": run("b")}, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert results == {"a": (1, 4, 5), "b": (2, 3, 6)}
+
+
+def test_a_failing_process_is_not_a_measurement(bench: Callable[[str], ModuleType]) -> None:
+    with pytest.raises(RuntimeError, match="ended with 3: no such luck"):
+        bench("measure").process([sys.executable, "-c", "import sys; print('no such luck'); sys.exit(3)"])
