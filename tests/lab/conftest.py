@@ -19,7 +19,7 @@ from ai_how.lab import INTERNET, Lab, LabSpec
 #: What one look at the host shows: the name of a part → its lines.
 HostView = dict[str, list[str]]
 
-_FILES = ("/etc/libvirt", "/run", "/var/lib/ai-how", "/var/lib/libvirt")
+_FILES = ("/etc", "/run", "/var/lib/ai-how", "/var/lib/libvirt")
 _ASKED = {
     "links": ["ip", "-o", "-d", "link", "show"],
     "addresses": ["ip", "-o", "addr", "show"],

@@ -75,6 +75,30 @@ def test_the_exit_code_is_the_commands(script: str, code: int) -> None:
     assert (process.wait(DEADLINE), process.communicate()[0]) == (code, "")
 
 
+def test_the_command_line_passes_everything_on_and_ends_as_the_command() -> None:
+    argv = [sys.executable, "-m", "ai_how", "lab", "run", "--", "sh", "-c", 'echo "$@"; exit 7', "sh", "-v", "--json"]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "-v --json\n", "")
+
+
+@pytest.mark.parametrize(("required", "outcome", "code"), [("", "skipped", 0), ("vms,lab", "error", 1)])
+def test_without_a_lab_its_tests_say_why_and_fail_where_it_is_required(required: str, outcome: str, code: int) -> None:
+    hide = 'mount --bind /dev/null $(command -v libvirtd); unset AI_HOW_LAB; exec "$@"'
+    tests = str(Path(__file__).with_name("test_lab_internet.py"))
+    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, "-k", "both_resolvers"]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", hide, "sh", *pytest_run],
+        env={**environment(), "AI_HOW_REQUIRE": required},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout
+    assert f"1 {outcome}" in done.stdout
+    assert "a lab needs libvirtd: not found on this host" in done.stdout
+
+
 def test_a_command_that_is_not_there_ends_with_127() -> None:
     process = start("no-such-command")
     assert process.wait(DEADLINE) == 127
@@ -131,6 +155,17 @@ def test_orphans_are_reaped(nested_lab: Callable[..., Lab]) -> None:
         "print('there' if os.path.exists('/proc/' + pid) else 'gone')\n"
     )
     assert nested_lab().run(python(orphan)).stdout == "gone\n"
+
+
+def test_a_command_that_takes_too_long_is_not_left_running(nested_lab: Callable[..., Lab]) -> None:
+    one = nested_lab()
+    with pytest.raises(subprocess.TimeoutExpired):
+        one.run(["sh", "-c", "exec sleep 4711"], timeout=1)
+    end = time.monotonic() + DEADLINE
+    while "sleep 4711" in (running := one.run(["ps", "ax"]).stdout) and time.monotonic() < end:
+        pass
+    assert "libvirtd" in running
+    assert "sleep 4711" not in running
 
 
 def test_two_labs_side_by_side_do_not_see_each_other(nested_lab: Callable[..., Lab]) -> None:
