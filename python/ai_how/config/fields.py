@@ -24,6 +24,8 @@ MAX_BRIDGE_NAME = 15
 MAX_LABEL = 63
 MIN_PREFIX, MAX_PREFIX = 8, 29
 MIN_MEMORY_MIB = 16
+#: Far beyond one host; it keeps a slip of the finger from costing minutes.
+MAX_COUNT = 100_000
 
 LABEL_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 BRIDGE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$"
@@ -380,7 +382,10 @@ _DHCP_SCHEMA: dict[str, Any] = {"type": "string", "pattern": "^[Dd][Hh][Cc][Pp]$
 Cores = Annotated[
     int, *_typed(_whole(1, 4096, "a number of CPU cores", "4"), {"type": "integer", "minimum": 1, "maximum": 4096})
 ]
-Count = Annotated[int, *_typed(_whole(0, 1_000_000, "a number of nodes", "16"), {"type": "integer", "minimum": 0})]
+Count = Annotated[
+    int,
+    *_typed(_whole(0, MAX_COUNT, "a number of nodes", "16"), {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}),
+]
 Mtu = Annotated[
     int, *_typed(_whole(576, 65535, "an MTU in bytes", "1500"), {"type": "integer", "minimum": 576, "maximum": 65535})
 ]
