@@ -96,7 +96,9 @@ def nested_lab() -> Iterator[Callable[..., Lab]]:
     with contextlib.ExitStack() as stack:
 
         def open_one(*, internet: bool = False, libvirt_root: Path | None = None) -> Lab:
-            spec = LabSpec(internet=internet, libvirt_root=libvirt_root, cache=lab.cache_directory())
+            # Each other libvirt would leave its own entry in the cache.
+            cache = lab.cache_directory() if libvirt_root is None else None
+            spec = LabSpec(internet=internet, libvirt_root=libvirt_root, cache=cache)
             return stack.enter_context(lab.open_lab(spec))
 
         yield open_one

@@ -163,7 +163,7 @@ def _store(cache: Path | None) -> Path | None:
     if cache is None or program is None:
         return None
     seen = Path(program).stat()
-    name = hashlib.sha256(f"{seen.st_dev} {seen.st_ino} {seen.st_size} {seen.st_mtime_ns}".encode()).hexdigest()
+    name = hashlib.sha256(f"{seen.st_size} {seen.st_mtime_ns}".encode()).hexdigest()
     return cache / name[:16]
 
 
