@@ -132,6 +132,12 @@ def test_what_is_no_configuration_is_refused_with_its_line(tmp_path: Path, conte
     assert problem.line == line
 
 
+def test_a_cluster_without_a_key_of_its_own_is_explained(tmp_path: Path) -> None:
+    problem = refused(tmp_path / "c.yaml", HEAD.replace("  hpc:\n", "").replace("    ", "  "))
+    assert (problem.dotted, problem.line) == ("clusters", 1)
+    assert "under a key of their own" in problem.hint
+
+
 def test_tabs_are_explained(tmp_path: Path) -> None:
     assert "tabs" in refused(tmp_path / "c.yaml", "clusters:\n\thpc: {}\n").hint
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -140,6 +140,8 @@ def _plain(data: Any, depth: int = 0, budget: Iterator[int] | None = None) -> An
         return {str(key): _plain(value, depth + 1, budget) for key, value in data.items()}
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
         return [_plain(value, depth + 1, budget) for value in data]
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes):
+        return str(data)  # a network, as text; or a set or generator, which no field takes
     return data
 
 
@@ -156,8 +158,13 @@ def _document(data: Any, folder: FilePath, file: str | None, found: list[Problem
     problems = list(found)
     broken: set[Path] = set()
     left_out: set[str] = set()
+    if _is_one_cluster(data.get("clusters")):
+        message = "the fields of a cluster stand where the clusters should"
+        hint = "put them under a key of their own: clusters: {hpc: {name: …, network: …}}"
+        raise ConfigurationError([*found, empty.problem(("clusters",), message, hint, at_key=True)])
     wanted: Any = {key: value for key, value in data.items() if not key.startswith("x-")}
     owned = False
+    seen: set[Path] = set()
     while True:
         try:
             model = ConfigFile.model_validate(wanted)
@@ -173,13 +180,18 @@ def _document(data: Any, folder: FilePath, file: str | None, found: list[Problem
                     problems.append(_translate(empty, path, detail))
                 if not optional:
                     broken.add(path)
-                _mend(wanted, path, detail["type"], left_out)
+                _mend(wanted, path if path not in seen else path[:2], detail["type"], left_out)
+                seen.add(path)  # what a first mend did not help costs the cluster: this ends
             if not wanted.get("clusters"):
                 model = empty.model
                 break
         else:
             break
     return Document(model, folder, file, data, tuple(problems), frozenset(broken), frozenset(left_out))
+
+
+def _is_one_cluster(clusters: Any) -> bool:
+    return isinstance(clusters, dict) and len({"name", "base_image_path", "network"} & clusters.keys()) > 1
 
 
 def _is_null_of_optional(path: Path, detail: ErrorDetails) -> bool:
@@ -215,6 +227,9 @@ def _mend(data: Any, path: Path, kind: str, left_out: set[str]) -> None:
         _mend(data, path[:-1], kind, left_out)
     elif not isinstance(parent, dict):
         return
+    elif len(path) == 2:
+        left_out.add(str(name))
+        parent.pop(name, None)
     elif kind == "extra_forbidden" or (fields is None and len(path) > 3) or (info and not info.is_required()):
         parent.pop(name, None)
     elif name in _STAND_INS:
