@@ -13,11 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-try:
-    import ai_how.diagnose
-except ModuleNotFoundError:  # run from a checkout by a Python that does not have us
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    import ai_how.diagnose  # noqa: F401
+# From a checkout, the code beside this script is the one to run, whatever else is installed or is not.
+_ROOT = str(Path(__file__).resolve().parents[2])
+if _ROOT not in sys.path:
+    sys.path.insert(0, _ROOT)
 
 from ai_how.diagnose import report
 from ai_how.diagnose.look import look
