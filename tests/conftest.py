@@ -6,11 +6,13 @@ Where no lab can be opened the tests in tests/lab skip with the reason, or fail 
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from ai_how import lab
+from ai_how.images import build_micro_image
 
 _LAB_TESTS = Path(__file__).parent / "lab"
 
@@ -22,8 +24,15 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     if not _includes_lab_tests(config) or lab.unavailable() is not None:
         return None
+    _fill_the_cache_of_images()
     arguments = [str(argument) for argument in config.invocation_params.args]
     return lab.run([sys.executable, "-m", "pytest", *arguments], internet=True)
+
+
+def _fill_the_cache_of_images() -> None:
+    """The micro image is made of Debian's packages, which cannot be fetched from inside a lab."""
+    with tempfile.TemporaryDirectory() as folder:
+        build_micro_image(Path(folder) / "micro.qcow2")
 
 
 def _includes_lab_tests(config: pytest.Config) -> bool:
