@@ -1,4 +1,7 @@
-"""The demo outside the lab: builds the micro image, opens the lab, and hands over to demo_inside.py."""
+"""The demo outside the lab: builds the micro image, opens the lab, and hands over to demo_inside.py.
+
+With `--only-image` it fills the cache of images and ends; that much runs on the bare Python of the system.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ def main(options: list[str]) -> int:
         signal.signal(number, _leave)
     try:
         with tempfile.TemporaryDirectory(prefix="ai-how-demo-") as folder:
-            _say("building the micro image (the first time takes a while, later it comes from its cache)")
-            built = build_micro_image(Path(folder) / "micro.qcow2", progress=lambda step: _say(f"   {step}"))
-            _say(f"   {built.kernel}, {built.size / 1024**2:.0f} MiB, {built.outcome}")
-            _say("opening a lab with its pretend internet")
+            built = build_micro_image(Path(folder) / "micro.qcow2", progress=_say)
+            if "--only-image" in options:  # to be found in its cache
+                return 0
+            _say(f"{built.kernel}, {built.size / 1024**2:.0f} MiB, {built.outcome}")
             code = lab.run([sys.executable, str(INSIDE), folder, *options], internet=True)
     except AiHowError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -43,7 +46,7 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(f"micro image: {text}", file=sys.stderr, flush=True)
 
 
 def _say_how() -> None:
