@@ -119,6 +119,13 @@ def test_the_configuration_wins_over_what_the_host_remembers() -> None:
     assert got == {"c1": "192.168.100.20"}
 
 
+def test_one_address_remembered_for_two_or_given_to_another_is_used_once() -> None:
+    got = addresses(NET24, compute(3, c1="192.168.100.20"), {"c2": "192.168.100.20", "c3": "192.168.100.30"})
+    assert got == {"c1": "192.168.100.20", "c2": "192.168.100.11", "c3": "192.168.100.30"}
+    got = addresses(NET24, compute(2), {"c1": "192.168.100.30", "c2": "192.168.100.30"})
+    assert got == {"c1": "192.168.100.30", "c2": "192.168.100.11"}
+
+
 def test_a_default_range_grows_with_the_nodes() -> None:
     pool = space(IPv4Network("10.0.0.0/16"))
     result = assign(pool, compute(10_000), {})
