@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from ai_how.engine.events import NodeReady, Phase, Progress
 from ai_how.errors import NotReady
@@ -40,7 +41,7 @@ class Stage(StrEnum):
     """How far a node without a lease got, and where to look."""
 
     NOT_RUNNING = "its machine is not running (see its console: ai-how console)"
-    NO_TAP = "its machine has no link on the bridge"
+    NO_TAP = "its machine has no link on the bridge, or the link is switched off"
     NO_DISCOVER = "its machine has sent nothing yet, no DHCPDISCOVER: still booting, or no driver for its network card"
     NO_LEASE = "it sends packets, but no lease was given: DHCP client not running, or dnsmasq does not answer"
     WRONG_LEASE = "it has a lease for another address than the one reserved for it"
@@ -117,6 +118,9 @@ def _stage(libvirt: Libvirt, name: str, mac: str) -> Stage:
         for interface in document.iterfind("devices/interface"):
             tap = xml.attribute(interface, "target", "dev")
             if xml.attribute(interface, "mac", "address") == mac and tap:
+                off = xml.attribute(interface, "link", "state") == "down"
+                if off or not Path("/sys/class/net", tap, "master").exists():
+                    return Stage.NO_TAP
                 # libvirt counts from the guest's side: (rx bytes, packets, errors, drops, tx bytes, packets, …).
                 sent = handle.interfaceStats(tap)[5]
                 return Stage.NO_LEASE if sent else Stage.NO_DISCOVER

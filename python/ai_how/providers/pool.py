@@ -31,9 +31,16 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
 
 
 def create(libvirt: Libvirt, want: Pool) -> None:
-    """Define the pool, make its directory, start it."""
+    """Define the pool, make its directory, start it. Raises NotOurs where the directory is there and not empty."""
     with libvirt.doing(f"cannot define storage pool {want.name}"):
         handle = libvirt.connection.storagePoolDefineXML(want.to_xml())
+    strangers = _files_before(libvirt, handle)
+    if strangers:
+        # Only the definition is ours: the directory and what is in it stay as they are.
+        with libvirt.doing(f"cannot undefine storage pool {want.name}"):
+            handle.destroy()
+            handle.undefine()
+        raise _not_ours(want, strangers, f"storage pool {want.name} cannot be made")
     _start(libvirt, handle, want)
 
 
@@ -54,11 +61,7 @@ def remove(libvirt: Libvirt, have: Pool) -> None:
             handle.refresh()
             strangers = handle.listVolumes()
             if strangers:
-                raise NotOurs(
-                    f"storage pool {have.name} is not removed",
-                    why=f"{have.path} holds files that ai-how did not make: {', '.join(sorted(strangers)[:5])}",
-                    remedy="Move them elsewhere and run the same command again.",
-                )
+                raise _not_ours(have, strangers, f"storage pool {have.name} is not removed")
             handle.destroy()
     # A directory that is gone already, or was never made, is no failure.
     try:
@@ -84,6 +87,25 @@ def get(libvirt: Libvirt, name: str) -> Handle:
 def is_ours(handle: Handle) -> bool:
     """Whether the pool carries our mark: the UUID that follows from its name."""
     return bool(handle.UUIDString() == str(identity_uuid(Kind.POOL, handle.name())))
+
+
+def _files_before(libvirt: Libvirt, handle: Handle) -> list[str]:
+    """What is in the pool's directory already; a pool without its directory does not start."""
+    try:
+        if not handle.isActive():
+            handle.create()
+    except libvirt.api.libvirtError:
+        return []
+    with libvirt.doing(f"cannot read storage pool {handle.name()}"):
+        return list(handle.listVolumes())
+
+
+def _not_ours(pool: Pool, strangers: Collection[str], what: str) -> NotOurs:
+    return NotOurs(
+        what,
+        why=f"{pool.path} holds files that ai-how did not make: {', '.join(sorted(strangers)[:5])}",
+        remedy="Move them elsewhere and run the same command again.",
+    )
 
 
 def _start(libvirt: Libvirt, handle: Handle, want: Pool) -> None:
