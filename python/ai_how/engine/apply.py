@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 from ai_how.engine.events import Phase, Progress, StepDone, StepFailed, StepStarted
 from ai_how.errors import AiHowError, Interrupted
-from ai_how.host.libvirt import Libvirt
+from ai_how.host.libvirt import AT_ONCE, Libvirt
 from ai_how.plan.plan import Action, Plan, Step
 from ai_how.providers import PROVIDERS
-
-#: libvirtd takes five requests of one client at a time (max_client_requests); more would only queue.
-WORKERS = 5
-
 
 _REMEDY = "Run the same command again to complete it, or ai-how destroy to remove what is there."
 
@@ -61,28 +58,30 @@ def _take_all(plan: Plan, do: Callable[[Step], None], begun: list[Step], progres
             followers.setdefault(each, []).append(number)
     ready = [number for number, before in missing.items() if not before]
     running: dict[Future[float], int] = {}
-    with ThreadPoolExecutor(WORKERS) as workers:
+    ended: SimpleQueue[Future[float]] = SimpleQueue()
+    with ThreadPoolExecutor(AT_ONCE) as workers:
         try:
             while ready or running:
                 for number in ready:
                     step = plan.steps[number]
                     begun.append(step)
-                    running[workers.submit(_timed, do, step, progress)] = number
+                    future = workers.submit(_timed, do, step, progress)
+                    running[future] = number
+                    future.add_done_callback(ended.put)
                 ready = []
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    number = running.pop(future)
-                    step = plan.steps[number]
-                    try:
-                        seconds = future.result()
-                    except AiHowError as error:
-                        progress(StepFailed(step, error))
-                        raise
-                    progress(StepDone(step, seconds))
-                    for follower in followers.get(number, ()):
-                        missing[follower].discard(number)
-                        if not missing[follower]:
-                            ready.append(follower)
+                future = ended.get()
+                number = running.pop(future)
+                step = plan.steps[number]
+                try:
+                    seconds = future.result()
+                except AiHowError as error:
+                    progress(StepFailed(step, error))
+                    raise
+                progress(StepDone(step, seconds))
+                for follower in followers.get(number, ()):
+                    missing[follower].discard(number)
+                    if not missing[follower]:
+                        ready.append(follower)
         except BaseException:
             for future, number in running.items():
                 if future.cancel():

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from ai_how.host.libvirt import Handle, Libvirt
 from ai_how.resources.base import Kind, identity_uuid
 from ai_how.resources.domain import Domain, read_domain
-
-#: libvirtd takes five requests of one client at a time (max_client_requests).
-READERS = 5
 
 #: Seconds between two looks at a machine that is shutting down.
 INTERVAL = 0.2
@@ -31,9 +27,8 @@ def observe_all(libvirt: Libvirt) -> list[Domain]:
         off = libvirt.connection.listAllDomains(api.VIR_CONNECT_LIST_DOMAINS_INACTIVE)
     handles = [(handle, True) for handle in on] + [(handle, False) for handle in off]
     ours = [(handle, running) for handle, running in handles if is_ours(handle)]
-    with ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(lambda each: _read(libvirt, *each), ours)
-        return [domain for domain in found if domain is not None]
+    found = libvirt.map(lambda each: _read(libvirt, *each), ours)
+    return [domain for domain in found if domain is not None]
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from ai_how.errors import LibvirtError
 from ai_how.host.libvirt import Handle, Libvirt
 from ai_how.providers import pool as pools
 from ai_how.resources.names import pool_name
@@ -13,11 +14,15 @@ from ai_how.resources.volume import SUFFIX, Volume, read_volume
 def observe(libvirt: Libvirt, cluster: str) -> list[Volume]:
     """The disks in the cluster's pool."""
     pool = pool_name(cluster)
-    found = []
-    for handle in list_files(libvirt, pool, SUFFIX):
-        with libvirt.doing(f"cannot read the volumes of {pool}"):
-            found.append(read_volume(handle.XMLDesc(), pool=pool))
-    return found
+    try:
+        return _read_all(libvirt, pool)
+    except LibvirtError as error:
+        if error.code != libvirt.api.VIR_ERR_NO_STORAGE_VOL:
+            raise
+    # Someone deleted a file and did not tell libvirt, which still lists it.
+    with libvirt.doing(f"cannot read the storage pool {pool} anew"):
+        pools.get(libvirt, pool).refresh()
+    return _read_all(libvirt, pool)
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -43,6 +48,12 @@ def change(libvirt: Libvirt, have: Volume, want: Volume) -> None:
 def remove(libvirt: Libvirt, have: Volume) -> None:
     """Delete the file."""
     delete_file(libvirt, have.pool, have.name)
+
+
+def _read_all(libvirt: Libvirt, pool: str) -> list[Volume]:
+    handles = list_files(libvirt, pool, SUFFIX)
+    with libvirt.doing(f"cannot read the volumes of {pool}"):
+        return libvirt.map(lambda handle: read_volume(handle.XMLDesc(), pool=pool), handles)
 
 
 def list_files(libvirt: Libvirt, pool: str, suffix: str) -> list[Handle]:
