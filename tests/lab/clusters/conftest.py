@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ Ran = subprocess.CompletedProcess[str]
 COMMAND_DEADLINE = 120.0
 AGENT_DEADLINE = 30.0
 
+_SOMEBODYS_NETWORK = "<network><name>first</name><ip address='10.255.255.1' netmask='255.255.255.0'/></network>"
 _SOMEBODYS_POOL = "<pool type='dir'><name>first</name><target><path>/var/lib/libvirt/first</path></target></pool>"
 _SOMEBODYS_MACHINE = "<domain type='qemu'><name>first</name><memory>1024</memory><os><type>hvm</type></os></domain>"
 
@@ -44,17 +46,14 @@ def virsh(libvirt_uri: str) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def machine_room(libvirt_uri: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """libvirt keeps directories of its own after the first pool and the first machine: they are made by others here,
+    """libvirt keeps directories of its own after the first network, pool and machine: they are made by others here,
     so that a comparison of before and after sees what ai-how leaves."""
-    definitions = tmp_path_factory.mktemp("definitions")
-    for kind, text, verbs in (
-        ("pool", _SOMEBODYS_POOL, ("pool-define", "pool-undefine")),
-        ("machine", _SOMEBODYS_MACHINE, ("define", "undefine")),
-    ):
-        path = definitions / f"{kind}.xml"
-        path.write_text(text)
-        _virsh(verbs[0], str(path))
-        _virsh(verbs[1], "first")
+    definition = tmp_path_factory.mktemp("definitions") / "first.xml"
+    for prefix, text in (("net-", _SOMEBODYS_NETWORK), ("pool-", _SOMEBODYS_POOL), ("", _SOMEBODYS_MACHINE)):
+        definition.write_text(text)
+        _virsh(f"{prefix}define", str(definition))
+        _virsh(f"{prefix}autostart", "first")
+        _virsh(f"{prefix}undefine", "first")
 
 
 @pytest.fixture(scope="session")
@@ -174,5 +173,39 @@ def in_guest(libvirt_uri: str) -> Callable[..., Ran]:
             time.sleep(0.05)
         said = (base64.b64decode(status.get(each, "")).decode() for each in ("out-data", "err-data"))
         return subprocess.CompletedProcess(argv, status.get("exitcode", -1), *said)
+
+    return call
+
+
+@pytest.fixture
+def refused(
+    ai_how: Callable[..., Ran],
+    folder: Path,
+    look_at_host: Callable[[], dict[str, list[str]]],
+    compare: Callable[..., list[str]],
+) -> Callable[..., str]:
+    """`refused(3, "up", path)`: the command ends with this exit code and changes nothing, neither on the host nor in
+    the user's folder; what it said on stderr."""
+
+    def look() -> dict[str, list[str]]:
+        """Without what moves by itself where a cluster runs: the clocks of bridges, link-local addresses; and without
+        the PID files of dnsmasq, which libvirt leaves to the next start."""
+        view = look_at_host()
+        links = [re.sub(r"(\w+_timer) +[\d.]+", r"\1", line) for line in view["links"]]
+        files = [line for line in view["files"] if "/run/libvirt/network/" not in line]
+        addresses = [line for line in view["addresses"] if " fe80::" not in line]
+        routes = {
+            kind: [line for line in view[kind] if not re.search("fe80::|ff00::|anycast", line)]
+            for kind in ("routes", "routes (IPv6)")
+        }
+        return view | {"links": links, "files": files, "addresses": addresses} | routes
+
+    def call(code: int, *words: object, **environment: str) -> str:
+        host, files = look(), sorted(folder.iterdir())
+        ran = ai_how(*words, **environment)
+        assert ran.returncode == code, ran.stdout + ran.stderr
+        assert compare(host, look()) == []
+        assert sorted(folder.iterdir()) == files
+        return ran.stderr
 
     return call
