@@ -27,13 +27,17 @@ FONTS = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
 def main(target: Path) -> int:
-    """Run the demo and draw it from `status` on, without what is said for later; the exit code."""
+    """Run the demo and draw it; the exit code."""
     done = subprocess.run([sys.executable, str(DEMO)], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        return done.returncode
-    shown = done.stdout[done.stdout.index("$ ai-how status") : done.stdout.index("The same on this host")]
-    target.write_text(draw(f"$ sudo scripts/demo\n…\n{shown.rstrip()}"), encoding="utf-8")
-    return 0
+    if done.returncode == 0:
+        target.write_text(draw(scene(done.stdout)), encoding="utf-8")
+    return done.returncode
+
+
+def scene(said: str) -> str:
+    """Of what the demo said, the part from `status` on, without what is said for later."""
+    shown = said[said.index("$ ai-how status") : said.index("The same on this host")]
+    return f"$ sudo scripts/demo\n…\n{shown.rstrip()}"
 
 
 def draw(words: str) -> str:
