@@ -317,6 +317,7 @@ MEANING = [
     ),
     Bad("bridge with blanks", network(bridge="br hpc #!"), f"{NET}.bridge", "interface name", "br-hpc"),
     Bad("bridge with slash", network(bridge="br/hpc #!"), f"{NET}.bridge", "interface name", "br-hpc"),
+    Bad("bridge with a line break", network(bridge='"br-hpc\\n" #!'), f"{NET}.bridge", "interface name", "br-hpc"),
     Bad("empty bridge", network(bridge="'' #!"), f"{NET}.bridge", "an empty text", "br-hpc-cluster"),
     Bad("no bridge", network(bridge=" #!"), f"{NET}.bridge", "got nothing", "br-hpc-cluster"),
     Bad(
@@ -360,6 +361,7 @@ MEANING = [
         f"both have a node {C1}",
         "rename",
     ),
+    Bad("domain on two lines", network('domain: "a\\n.b" #!'), f"{NET}.domain", "not a domain name", "a.b"),
     Bad("domain", network("domain: my domain #!"), f"{NET}.domain", "not a domain name", "my-domain"),
     # DNS
     Bad("DNS by name", network("dns_servers: [dns.google] #!"), f"{NET}.dns_servers[0]", "not the address", "8.8.8.8"),

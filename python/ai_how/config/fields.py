@@ -153,7 +153,7 @@ def label_from(text: str, default: str = "hpc-cluster") -> str:
 def read_label(value: Any) -> str:
     """One label of a host name (RFC 1123 2.1), in lower case."""
     text = _text(value, "a name", "hpc-cluster")
-    if not _LABEL.match(text):
+    if not _LABEL.fullmatch(text):
         if len(text) > MAX_LABEL:
             raise wrong(
                 f"{show(text)} is {len(text)} characters long: a name has at most {MAX_LABEL}", "write a shorter name"
@@ -179,7 +179,7 @@ def read_bridge(value: Any) -> str:
             f"the bridge name {show(text)} has {len(text.encode())} characters, Linux allows {MAX_BRIDGE_NAME}",
             f"write for example {bridge_from(text)}",
         )
-    if not _BRIDGE.match(text):
+    if not _BRIDGE.fullmatch(text):
         raise wrong(
             f"{show(text)} cannot be an interface name: letters, digits, '-', '_' and '.' only",
             f"write for example {bridge_from(text)}",
@@ -191,7 +191,7 @@ def read_domain(value: Any) -> str:
     """A DNS domain of RFC 1123 labels, in lower case and without the final dot."""
     text = _text(value, "a domain", "hpc-cluster.internal").lower().removesuffix(".")
     labels = text.split(".")
-    if len(text) > 253 or not all(_LABEL.match(label) for label in labels):
+    if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         better = ".".join(label_from(label, "x") for label in labels if label)[:253]
         raise wrong(f"{show(value)} is not a domain name", f"write for example {better or 'hpc-cluster.internal'}")
     return text
@@ -349,7 +349,7 @@ def read_mac(value: Any) -> MacAddress:
             'YAML 1.1 reads digits with colons as base 60: quote the address, "52:54:00:12:34:01"',
         )
     text = _text(value, "a MAC address", "52:54:00:12:34:01")
-    if not _MAC.match(text):
+    if not _MAC.fullmatch(text):
         raise wrong(
             f"{show(text)} is not a MAC address", "write six octets in hexadecimal, for example 52:54:00:12:34:01"
         )
