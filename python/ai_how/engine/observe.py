@@ -67,9 +67,8 @@ def _taken(observed: Observed, mine: VirtualNetwork | None) -> Iterator[tuple[IP
     for each in observed.networks:
         if each is not mine and each.subnet.prefixlen < 32:
             yield each.subnet, f"network {each.name}" + (f" of cluster {each.cluster}" if each.cluster else "")
-    bridges = {each.bridge for each in observed.networks}
     for route in observed.routes:
-        if route.link not in bridges:
+        if mine is None or route.link != mine.bridge:
             yield route.network, f"a route of this host through {route.link}"
 
 

@@ -15,7 +15,6 @@ from ai_how.resources.base import Impact, Kind, ResourceId, identity_uuid, manag
 #: libvirt's passthrough of options to dnsmasq, one line of its configuration each.
 DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 
-
 #: First and last address of a DHCP range, both inclusive.
 Range = tuple[IPv4Address, IPv4Address]
 
@@ -131,13 +130,15 @@ class VirtualNetwork:
 def read_network(text: str, *, active: bool, autostart: bool) -> VirtualNetwork:
     """The network that libvirt's XML describes.
 
-    Any network can be read, also those of others: what they lack is empty. Raises ValueError where the addresses
-    are not IPv4.
+    Any network can be read, also those of others: what they lack is empty, what they have in IPv6 is left out, and of
+    several IPv4 subnets the first one counts.
     """
     document = xml.parse(text)
     facts = xml.read_mark(document)
-    gateway = IPv4Address(xml.attribute(document, "ip", "address", "0.0.0.0"))  # noqa: S104 - a value, not a bind
-    mask = xml.attribute(document, "ip", "netmask") or xml.attribute(document, "ip", "prefix", "32")
+    ipv4 = (each for each in document.iterfind("ip") if each.get("family", "ipv4") == "ipv4")
+    ip = next(ipv4, etree.Element("ip"))
+    gateway = IPv4Address(ip.get("address", "0.0.0.0"))  # noqa: S104 - a value, not a bind
+    mask = ip.get("netmask") or ip.get("prefix", "32")
     mtu = xml.attribute(document, "mtu", "size")
     return VirtualNetwork(
         name=document.findtext("name", ""),
@@ -151,13 +152,12 @@ def read_network(text: str, *, active: bool, autostart: bool) -> VirtualNetwork:
         subnet=IPv4Network(f"{gateway}/{mask}", strict=False),
         gateway=gateway,
         dhcp_ranges=tuple(
-            (IPv4Address(each.get("start")), IPv4Address(each.get("end")))
-            for each in document.iterfind("ip/dhcp/range")
+            (IPv4Address(each.get("start")), IPv4Address(each.get("end"))) for each in ip.iterfind("dhcp/range")
         ),
         reservations=tuple(
             sorted(
                 Reservation(IPv4Address(host.get("ip")), host.get("mac", ""), host.get("name", ""))
-                for host in document.iterfind("ip/dhcp/host")
+                for host in ip.iterfind("dhcp/host")
                 if host.get("ip")
             )
         ),
@@ -165,6 +165,7 @@ def read_network(text: str, *, active: bool, autostart: bool) -> VirtualNetwork:
             sorted(
                 DnsHost(IPv4Address(host.get("ip")), tuple(name.text or "" for name in host.iterfind("hostname")))
                 for host in document.iterfind("dns/host")
+                if ":" not in host.get("ip", ":")
             )
         ),
         forwarders=tuple(server.get("addr", "") for server in document.iterfind("dns/forwarder")),
