@@ -15,6 +15,7 @@ from ai_how.cli.options import Options
 from ai_how.errors import UsageError
 
 if TYPE_CHECKING:
+    from ai_how.config.load import Document
     from ai_how.engine.cluster import Site
     from ai_how.host.libvirt import Libvirt
     from ai_how.spec.cluster import Cluster
@@ -59,10 +60,11 @@ def site(options: Options) -> Iterator[Site]:
 
 def choose(libvirt: Libvirt, target: str | None, cluster: str | None) -> list[Chosen]:
     """The clusters that the command line means. Raises UsageError where a name fits none, ConfigurationError."""
+    from ai_how.config.load import load_file
     from ai_how.engine.cluster import clusters
 
     if target is not None and is_file(target):
-        return [Chosen(spec.name, spec) for spec in read_specs(Path(target), cluster)]
+        return [Chosen(spec.name, spec) for spec in specs_of(load_file(Path(target)), cluster)]
     there = clusters(libvirt)
     wanted = cluster or target
     if wanted is None:
@@ -82,12 +84,10 @@ def is_file(target: str) -> bool:
     return "/" in target or target.endswith((".yaml", ".yml", ".json")) or Path(target).is_file()
 
 
-def read_specs(config: Path, cluster: str | None) -> list[Cluster]:
-    """The clusters of a configuration file: one by key or name, or all."""
-    from ai_how.config.load import load_file
+def specs_of(document: Document, cluster: str | None) -> list[Cluster]:
+    """The clusters of a configuration: one by key or name, or all."""
     from ai_how.spec.resolve import resolve, resolve_all
 
-    document = load_file(config)
     return list(resolve_all(document)) if cluster is None else [resolve(document, cluster)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ai_how.cli.options import Options
-from ai_how.cli.site import ClusterOption, read_specs, site
+from ai_how.cli.site import ClusterOption, site, specs_of
 from ai_how.cli.terminal import print_json, say
 
 
@@ -31,7 +31,7 @@ def up(
     options: Options = ctx.obj
     document = load_file(config)
     answers = []
-    specs = read_specs(config, cluster)
+    specs = specs_of(document, cluster)
     with site(options) as place:
         outcomes = [
             engine.up(place, document, cluster=spec.key, start=start, wait=wait, within=timeout) for spec in specs

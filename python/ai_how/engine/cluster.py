@@ -102,14 +102,15 @@ def up(
                     before.update(_expiries(libvirt, spec, plan))
                 progress(event)
 
-            _carry_out(replace(site, progress=watch), state, "up", name, plan, want)
+            observed = _carry_out(replace(site, progress=watch), state, "up", name, plan, want)
             _say_pending(plan, progress)
         state.remember(name, libvirt.uri)
         state.finish(name)
         if wait:
             _wait(site, spec, want, before, within)
-        after = observe(libvirt, name) if plan else observed
-        return Outcome(plan.steps, read_status(libvirt, name, after))
+            if plan:
+                observed = observe(libvirt, name)
+        return Outcome(plan.steps, read_status(libvirt, name, observed))
 
 
 def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
@@ -128,10 +129,10 @@ def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
             stubborn = domains.shut_down(libvirt, running, within=within)
             if stubborn:
                 progress(Note(f"powered off after {within:g} s: {', '.join(stubborn)}", warning=True))
-            observed = observe(libvirt, name)
-            _carry_out(site, state, "down", name, make_plan(_at_rest(observed.resources), observed.resources), None)
+            have = observe(libvirt, name).resources
+            observed = _carry_out(site, state, "down", name, make_plan(_at_rest(have), have), None)
             state.finish(name)
-        return Outcome(plan.steps, read_status(libvirt, name, observe(libvirt, name)))
+        return Outcome(plan.steps, read_status(libvirt, name, observed))
 
 
 def destroy(site: Site, name: str) -> Outcome:
@@ -141,9 +142,9 @@ def destroy(site: Site, name: str) -> Outcome:
         observed = _observe_awake(libvirt, name)
         plan = make_plan((), observed.resources)
         if plan:
-            _carry_out(site, state, "destroy", name, plan, ())
+            observed = _carry_out(site, state, "destroy", name, plan, ())
         state.forget(name)
-        return Outcome(plan.steps, read_status(libvirt, name, observe(libvirt, name)))
+        return Outcome(plan.steps, read_status(libvirt, name, observed))
 
 
 def status(libvirt: Libvirt, name: str, spec: Cluster | None = None) -> ClusterStatus:
@@ -182,18 +183,22 @@ def _check(
         preflight.weigh(spec, progress)
 
 
-def _carry_out(site: Site, state: State, verb: str, name: str, plan: Plan, want: Iterable[Resource] | None) -> None:
-    """Journal, apply, and read the host again until it looks as wanted. `want` is None where stopping is all."""
+def _carry_out(site: Site, state: State, verb: str, name: str, plan: Plan, want: Iterable[Resource] | None) -> Observed:
+    """Journal, apply, and read the host again until it looks as wanted, which is returned.
+
+    `want` is None where stopping is all.
+    """
     was_there = name in state.clusters
     state.begin(name, site.libvirt.uri, verb, plan)
     apply(site.libvirt, plan, site.progress, undone=lambda: state.finish(name) if was_there else state.forget(name))
     site.progress(Phase("verify", len(plan.steps)))
     deadline = time.monotonic() + VERIFY_WITHIN
     while True:
-        have = observe(site.libvirt, name).resources
+        observed = observe(site.libvirt, name)
+        have = observed.resources
         left = make_plan(_at_rest(have) if want is None else want, have)
         if not left:
-            return
+            return observed
         if time.monotonic() > deadline:
             raise HostError(
                 f"the host does not look as planned after {verb}",
