@@ -8,6 +8,9 @@ from ipaddress import IPv4Network
 
 from ai_how.host.process import output
 
+#: Wider ones are no networks but ways out: a VPN puts 0.0.0.0/1 and 128.0.0.0/1 before the default route.
+_WIDEST = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -30,6 +33,6 @@ def read_routes(text: str) -> tuple[Route, ...]:
         if target == "default" or entry.get("type", "unicast") != "unicast" or "dev" not in entry:
             continue
         network = IPv4Network(target)
-        if 0 < network.prefixlen < 32:
+        if _WIDEST <= network.prefixlen < 32:
             found.append(Route(network, entry["dev"]))
     return tuple(found)

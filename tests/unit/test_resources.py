@@ -1,0 +1,249 @@
+"""Resources: XML in both directions, every field of it, and golden documents for clusters that are documented.
+
+`AI_HOW_REGENERATE=1 pytest tests/unit/test_resources.py` writes the documents anew; read the difference before
+committing it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from ai_how.compile.cluster import HostFacts, compile_cluster
+from ai_how.config.load import load_file
+from ai_how.errors import UsageError
+from ai_how.plan.plan import make_plan
+from ai_how.resources import xml
+from ai_how.resources.base import Impact, Kind, Resource, changes, identity_uuid
+from ai_how.resources.domain import Domain, read_domain
+from ai_how.resources.network import DnsHost, Forward, Reservation, VirtualNetwork, read_network
+from ai_how.resources.pool import Pool, read_pool
+from ai_how.resources.seed import Seed, SeedContent, node_content
+from ai_how.resources.volume import Volume, read_volume
+from ai_how.spec.node import Role
+from ai_how.spec.resolve import resolve_all
+
+CASES = Path(__file__).parents[1] / "cases"
+GOLDEN = CASES / "resources"
+
+DIRECTORY = PurePosixPath("/var/lib/libvirt/images/ai-how-lab")
+
+POOL = Pool("ai-how-lab", DIRECTORY, active=True)
+VOLUME = Volume("ai-how-lab", "lab-controller.qcow2", 50 * 2**30, PurePosixPath("/images/base.qcow2"))
+NETWORK = VirtualNetwork(
+    name="lab-network",
+    cluster="lab",
+    dns_mode="isolated",
+    forward=Forward.NAT,
+    bridge="br-lab",
+    mac="52:54:00:00:00:01",
+    mtu=None,
+    domain="lab.internal",
+    subnet=IPv4Network("10.0.0.0/24"),
+    gateway=IPv4Address("10.0.0.1"),
+    dhcp_ranges=((IPv4Address("10.0.0.10"), IPv4Address("10.0.0.254")),),
+    reservations=(Reservation(IPv4Address("10.0.0.2"), "52:54:00:00:00:02", "lab-controller"),),
+    dns_hosts=(DnsHost(IPv4Address("10.0.0.2"), ("lab-controller",)),),
+    forwarders=("8.8.8.8",),
+    dnsmasq_options=("no-ping",),
+    active=True,
+    autostart=True,
+)
+DOMAIN = Domain(
+    name="lab-controller",
+    cluster="lab",
+    role=Role.CONTROLLER,
+    kvm=False,
+    vcpus=4,
+    memory_kib=8 * 2**20,
+    disk=DIRECTORY / "lab-controller.qcow2",
+    seed=None,
+    network="lab-network",
+    mac="52:54:00:00:00:02",
+    graphics=False,
+    running=True,
+)
+
+#: Another value for every field of every kind: a field that is added and not listed here fails the test below.
+OTHERS: dict[Resource, dict[str, Any]] = {
+    POOL: {"name": "ai-how-other", "path": PurePosixPath("/elsewhere"), "active": False},
+    VOLUME: {
+        "pool": "ai-how-other",
+        "name": "lab-compute-01.qcow2",
+        "capacity": 7,
+        "backing": PurePosixPath('/images/a & b <c> "d".qcow2'),
+    },
+    NETWORK: {
+        "name": "other-network",
+        "cluster": "other",
+        "dns_mode": "routed",
+        "forward": Forward.ROUTE,
+        "bridge": "br-other",
+        "mac": "52:54:00:00:00:09",
+        "mtu": 9000,
+        "domain": "other.internal",
+        "subnet": IPv4Network("10.0.0.0/16"),
+        "gateway": IPv4Address("10.0.0.254"),
+        "dhcp_ranges": (
+            (IPv4Address("10.0.0.10"), IPv4Address("10.0.0.12")),
+            (IPv4Address("10.0.0.2"), IPv4Address("10.0.0.2")),
+        ),
+        "reservations": (
+            Reservation(IPv4Address("10.0.0.2"), "52:54:00:00:00:02", "lab-controller"),
+            Reservation(IPv4Address("10.0.0.10"), "52:54:00:00:00:03", "lab-compute-01"),
+        ),
+        "dns_hosts": (DnsHost(IPv4Address("10.0.0.3"), ("one", "two")),),
+        "forwarders": ("1.1.1.1", "9.9.9.9"),
+        "dnsmasq_options": ("no-hosts", "dhcp-option=option:dns-server,8.8.8.8"),
+        "active": False,
+        "autostart": False,
+    },
+    DOMAIN: {
+        "name": "lab-compute-01",
+        "cluster": "other",
+        "role": Role.COMPUTE,
+        "kvm": True,
+        "vcpus": 1,
+        "memory_kib": 131072,
+        "disk": DIRECTORY / "other.qcow2",
+        "seed": DIRECTORY / "lab-controller-0123456789ab.iso",
+        "network": "other-network",
+        "mac": "52:54:00:00:00:07",
+        "graphics": True,
+        "running": False,
+    },
+}
+
+READ: dict[type, Callable[[Any], Any]] = {
+    Pool: lambda it: read_pool(it.to_xml(), active=it.active),
+    Volume: lambda it: read_volume(it.to_xml(), pool=it.pool),
+    VirtualNetwork: lambda it: read_network(it.to_xml(), active=it.active, autostart=it.autostart),
+    Domain: lambda it: read_domain(it.to_xml(), running=it.running),
+}
+
+EVERY_FIELD = [(base, field.name) for base in OTHERS for field in fields(base)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("base", "field"), EVERY_FIELD, ids=lambda part: getattr(part, "kind", part))
+def test_every_field_survives_its_xml_and_shows_as_one_change(base: Any, field: str) -> None:
+    other = replace(base, **{field: OTHERS[base][field]})
+    assert READ[type(base)](other) == other
+    found = changes(other, READ[type(base)](base))
+    assert [(each.field, each.old, each.new) for each in found] == [(field, getattr(base, field), OTHERS[base][field])]
+
+
+@pytest.mark.parametrize("base", OTHERS, ids=lambda base: base.kind)
+def test_what_is_read_back_does_not_differ(base: Any) -> None:
+    assert changes(base, READ[type(base)](base)) == ()
+
+
+def test_the_last_values_of_optional_fields_survive_too() -> None:
+    bare = replace(NETWORK, forward=Forward.NONE, dhcp_ranges=(), reservations=(), dns_hosts=(), forwarders=())
+    assert READ[VirtualNetwork](bare) == bare
+
+
+def test_networks_of_others_can_be_read_whatever_they_lack() -> None:
+    found = read_network("<network><name>plain</name><forward mode='bridge'/></network>", active=True, autostart=False)
+    assert (found.name, found.cluster, found.forward) == ("plain", "", Forward.NONE)
+    assert found.subnet.prefixlen == 32
+    prefix = read_network(
+        "<network><name>p</name><ip address='10.1.0.1' prefix='20'/></network>", active=True, autostart=False
+    )
+    assert prefix.subnet == IPv4Network("10.1.0.0/20")
+
+
+def test_identity_follows_from_kind_and_name_alone() -> None:
+    # These values are on people's hosts: a change would orphan every cluster there is.
+    assert str(identity_uuid(Kind.NETWORK, "hpc-cluster-network")) == "4e017ab7-9605-594a-b029-f66e91304f49"
+    assert identity_uuid(Kind.DOMAIN, "a") != identity_uuid(Kind.POOL, "a") != identity_uuid(Kind.POOL, "b")
+
+
+def test_live_changes_are_those_that_libvirt_can_make_under_running_machines() -> None:
+    live = {each.name for each in fields(VirtualNetwork) if each.metadata.get("impact") is Impact.LIVE}
+    assert live == {"cluster", "reservations", "dns_hosts", "active", "autostart"}
+    assert {each.name for each in fields(Volume) if "impact" not in each.metadata} == {"pool", "name"}
+
+
+def test_a_seed_is_named_by_its_content_so_that_new_content_is_a_new_seed() -> None:
+    one, two = node_content("n1", "n1.lab.internal"), node_content("n1", "n1.other.internal")
+    assert one.digest != two.digest
+    assert one.digest == SeedContent(one.meta_data, one.user_data).digest
+    assert len(one.digest) == 12
+    assert SeedContent("ab", "c").digest != SeedContent("a", "bc").digest
+    assert Seed("pool", "n1.iso", one) == Seed("pool", "n1.iso")
+
+
+def test_values_cannot_break_out_of_their_element() -> None:
+    nasty = "</name><evil a='1'/>&amp;"
+    document = xml.root("x")
+    xml.child(document, "name", nasty, title='"><evil/>')
+    read = xml.parse(xml.render(document))
+    assert [each.tag for each in read.iter()] == ["x", "name"]
+    assert read.findtext("name") == nasty
+
+
+def test_xml_of_libvirt_is_read_without_entities() -> None:
+    read = xml.parse("<!DOCTYPE x [<!ENTITY e 'boo'>]><x><name>&e;</name></x>")
+    assert "boo" not in (read.findtext("name") or "")
+
+
+# Whole clusters
+
+
+def compiled(case: str, *, kvm: bool = True) -> tuple[Resource, ...]:
+    return compile_cluster(resolve_all(load_file(CASES / case / "config.yaml"))[0], HostFacts(kvm=kvm))
+
+
+def golden(path: Path, text: str) -> None:
+    if os.environ.get("AI_HOW_REGENERATE"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("case", ["documented-static-ip", "documented-basic", "small-subnet", "gateway-at-the-end"])
+def test_a_case_compiles_to_its_documents_and_its_plan(case: str) -> None:
+    resources = compiled(case)
+    for kind in (Kind.POOL, Kind.NETWORK, Kind.VOLUME, Kind.DOMAIN):
+        first: Any = next(each for each in resources if each.kind is kind)
+        golden(GOLDEN / case / f"{kind}.xml", first.to_xml())
+    plan = make_plan(resources, ())
+    lines = [
+        f"{number}. {step}" + (f" (after {', '.join(str(each + 1) for each in before)})" if before else "")
+        for number, (step, before) in enumerate(zip(plan.steps, plan.after, strict=True), start=1)
+    ]
+    golden(GOLDEN / case / "plan.txt", "\n".join(lines) + "\n")
+
+
+def test_emulated_machines_take_no_host_cpu_and_a_small_cache() -> None:
+    machines = [
+        next(each for each in compiled("documented-basic", kvm=kvm) if isinstance(each, Domain)).to_xml()
+        for kvm in (True, False)
+    ]
+    assert "host-passthrough" in machines[0]
+    assert "tb-cache" not in machines[0]
+    assert 'type="qemu"' in machines[1]
+    assert "host-passthrough" not in machines[1]
+    assert '<tb-cache unit="MiB">32</tb-cache>' in machines[1]
+
+
+def test_a_cluster_at_rest_is_the_same_but_off() -> None:
+    cluster = resolve_all(load_file(CASES / "documented-basic" / "config.yaml"))[0]
+    on = compile_cluster(cluster, HostFacts(kvm=True))
+    off = compile_cluster(cluster, HostFacts(kvm=True), running=False)
+    differing = {each.field for old, new in zip(on, off, strict=True) for each in changes(new, old)}
+    assert differing == {"running", "active", "autostart"}
+
+
+def test_a_dns_mode_to_come_is_refused_by_name(tmp_path: Path) -> None:
+    text = (CASES / "documented-static-ip" / "config.yaml").read_text()
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace("dns_mode: isolated", "dns_mode: routed"))
+    with pytest.raises(UsageError, match="dns_mode routed is valid, but this version"):
+        compile_cluster(resolve_all(load_file(path))[0], HostFacts(kvm=True))
