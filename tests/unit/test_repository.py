@@ -89,8 +89,9 @@ def test_only_what_is_typed_is_read_from_a_session(check_docs: ModuleType, tmp_p
     assert [line for line, _ in faults(check_docs, tmp_path / "page.md", text)] == [4]
 
 
-def test_lock_names_no_index_and_has_a_hash_for_everything() -> None:
-    text = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_lock_names_no_index_and_has_a_hash_for_everything(lock: str) -> None:
+    text = (ROOT / lock).read_text()
     assert "://" not in text
     assert not re.search(r"^-", text, flags=re.MULTILINE)
     pinned = re.findall(r"^[a-z0-9.-]+==.*(?:\\\n.*)+", text, flags=re.MULTILINE)
@@ -98,17 +99,31 @@ def test_lock_names_no_index_and_has_a_hash_for_everything() -> None:
     assert all("--hash=sha256:" in entry for entry in pinned)
 
 
-def test_lock_holds_every_dependency_that_the_project_declares() -> None:
+def test_locks_hold_every_dependency_that_the_project_declares() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    declared = [
+    groups = project["dependency-groups"]
+    runs = [
         *project["project"]["dependencies"],
         *(name for names in project["project"]["optional-dependencies"].values() for name in names),
-        *project["dependency-groups"]["dev"],
+        *groups["build"],
         *project["build-system"]["requires"],
     ]
-    names = {re.split(r"[<>=\[ ]", dependency)[0].lower() for dependency in declared}
-    locked = set(re.findall(r"^([a-z0-9.-]+)==", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE))
-    assert names <= locked
+    develops = [*runs, *(entry for entry in groups["dev"] if isinstance(entry, str))]
+    assert _names(runs) <= _locked("requirements.lock").keys()
+    assert _names(develops) <= _locked("requirements-dev.lock").keys()
+
+
+def test_both_locks_have_the_same_versions() -> None:
+    runs, develops = _locked("requirements.lock"), _locked("requirements-dev.lock")
+    assert runs.items() <= develops.items()
+
+
+def _names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=\[ ]", requirement)[0].lower() for requirement in requirements}
+
+
+def _locked(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / lock).read_text(), flags=re.MULTILINE))
 
 
 def test_every_package_of_the_house_has_its_layer() -> None:
