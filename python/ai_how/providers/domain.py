@@ -21,13 +21,9 @@ def observe(libvirt: Libvirt, cluster: str) -> list[Domain]:
 
 def observe_all(libvirt: Libvirt) -> list[Domain]:
     """Every machine of the host that carries our mark, of all clusters."""
-    api = libvirt.api
     with libvirt.doing("cannot list the host's machines"):
-        on = libvirt.connection.listAllDomains(api.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        off = libvirt.connection.listAllDomains(api.VIR_CONNECT_LIST_DOMAINS_INACTIVE)
-    handles = [(handle, True) for handle in on] + [(handle, False) for handle in off]
-    ours = [(handle, running) for handle, running in handles if is_ours(handle)]
-    found = libvirt.map(lambda each: _read(libvirt, *each), ours)
+        handles = libvirt.connection.listAllDomains()
+    found = libvirt.map(lambda handle: _read(libvirt, handle), [handle for handle in handles if is_ours(handle)])
     return [domain for domain in found if domain is not None]
 
 
@@ -117,8 +113,10 @@ def is_ours(handle: Handle) -> bool:
     return bool(handle.UUIDString() == str(identity_uuid(Kind.DOMAIN, handle.name())))
 
 
-def _read(libvirt: Libvirt, handle: Handle, running: bool) -> Domain | None:
+def _read(libvirt: Libvirt, handle: Handle) -> Domain | None:
     api = libvirt.api
+    # The list gives a number to what runs: asked for in two lists, a machine that starts in between is in neither.
+    running = handle.ID() != -1
     try:
         return read_domain(handle.XMLDesc(api.VIR_DOMAIN_XML_INACTIVE), running=running)
     except api.libvirtError as error:

@@ -14,13 +14,14 @@ from ai_how.resources.network import VirtualNetwork, read_network
 
 def observe(libvirt: Libvirt, cluster: str) -> list[VirtualNetwork]:
     """The cluster's network, if it is there."""
-    return [network for network in observe_all(libvirt) if network.cluster == cluster and is_ours(network)]
+    return [network for network in observe_all(libvirt) if network.cluster == cluster]
 
 
 def observe_all(libvirt: Libvirt) -> list[VirtualNetwork]:
     """Every network of the host, whoever made it. `cluster` is empty where it carries no mark."""
     with libvirt.doing("cannot list the host's networks"):
-        return [_read(libvirt, handle) for handle in libvirt.connection.listAllNetworks()]
+        handles = libvirt.connection.listAllNetworks()
+    return [network for handle in handles if (network := _read(libvirt, handle)) is not None]
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -28,7 +29,7 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     found = {}
     for name in names:
         handle = find(libvirt, name)
-        if handle is not None and handle.UUIDString() != str(identity_uuid(Kind.NETWORK, name)):
+        if handle is not None and not is_ours(handle):
             found[name] = f"a network with UUID {handle.UUIDString()} that ai-how did not make"
     return found
 
@@ -69,15 +70,21 @@ def find(libvirt: Libvirt, name: str) -> Handle | None:
     return libvirt.find(libvirt.connection.networkLookupByName, name)
 
 
-def is_ours(network: VirtualNetwork) -> bool:
-    """Whether the network carries our mark (`read_network` keeps the cluster; the UUID was checked on reading)."""
-    return bool(network.cluster)
+def is_ours(handle: Handle) -> bool:
+    """Whether the network carries our mark: the UUID that follows from its name."""
+    return bool(handle.UUIDString() == str(identity_uuid(Kind.NETWORK, handle.name())))
 
 
-def _read(libvirt: Libvirt, handle: Handle) -> VirtualNetwork:
-    ours = handle.UUIDString() == str(identity_uuid(Kind.NETWORK, handle.name()))
-    text = handle.XMLDesc(libvirt.api.VIR_NETWORK_XML_INACTIVE if ours else 0)
-    network = read_network(text, active=bool(handle.isActive()), autostart=bool(handle.autostart()))
+def _read(libvirt: Libvirt, handle: Handle) -> VirtualNetwork | None:
+    api, ours = libvirt.api, is_ours(handle)
+    try:
+        text = handle.XMLDesc(api.VIR_NETWORK_XML_INACTIVE if ours else 0)
+        network = read_network(text, active=bool(handle.isActive()), autostart=bool(handle.autostart()))
+    except api.libvirtError as error:
+        if error.get_error_code() == api.VIR_ERR_NO_NETWORK:  # gone since it was listed
+            return None
+        with libvirt.doing(f"cannot read network {handle.name()}"):
+            raise
     return network if ours else replace(network, cluster="")
 
 

@@ -1,0 +1,55 @@
+"""Reading a host on which others are at work at the same time."""
+
+from __future__ import annotations
+
+import threading
+
+from ai_how.host.libvirt import Libvirt
+from ai_how.providers import domain as domains
+from ai_how.providers import network as networks
+from ai_how.resources.base import Kind, identity_uuid
+
+NETWORK = "<network><name>restless</name><bridge name='restless'/></network>"
+MACHINE = f"""
+<domain type='qemu'><name>restless</name><uuid>{identity_uuid(Kind.DOMAIN, "restless")}</uuid>
+  <memory>16384</memory><os><type>hvm</type></os></domain>
+"""
+
+
+def test_networks_that_come_and_go_do_not_disturb_reading(libvirt_uri: str) -> None:
+    over = threading.Event()
+    made = []
+
+    def come_and_go() -> None:
+        with Libvirt(libvirt_uri) as other:
+            while not over.is_set():
+                handle = other.connection.networkCreateXML(NETWORK)
+                made.append(handle.name())
+                handle.destroy()
+
+    worker = threading.Thread(target=come_and_go)
+    worker.start()
+    try:
+        with Libvirt(libvirt_uri) as libvirt:
+            seen = []
+            while len(made) < 2:
+                seen.append(networks.observe_all(libvirt))
+    finally:
+        over.set()
+        worker.join()
+    assert any(each.name == "restless" for found in seen for each in found)
+    assert not all(any(each.name == "restless" for each in found) for found in seen)
+
+
+def test_machine_is_seen_running_and_stopped_and_never_not_at_all(libvirt_uri: str) -> None:
+    with Libvirt(libvirt_uri) as libvirt:
+        handle = libvirt.connection.defineXML(MACHINE)
+        try:
+            states = []
+            for act in (handle.create, handle.destroy):
+                states += [each.running for each in domains.observe_all(libvirt) if each.name == "restless"]
+                act()
+            states += [each.running for each in domains.observe_all(libvirt) if each.name == "restless"]
+        finally:
+            handle.undefine()
+    assert states == [False, True, False]
