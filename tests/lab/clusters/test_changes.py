@@ -112,7 +112,6 @@ def test_guest_shuts_itself_down_and_gets_a_fresh_lease_afterwards(
     second = lease()
     assert second["ip"] == first["ip"]
     assert second["expires"] > first["expires"]
-    assert in_guest("tried-controller", "hostname").stdout.strip() == "tried-controller"
     assert ai_how("destroy", path, "--yes").returncode == 0
 
 

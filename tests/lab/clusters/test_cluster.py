@@ -168,7 +168,7 @@ def test_lost_state_file_loses_nothing(static: Path, folder: Path, ai_how: AiHow
 
 
 def test_console_names_the_nodes_there_are_and_wants_a_terminal(static: Path, ai_how: AiHow) -> None:
-    unknown = ai_how("console", "compute-1")
+    unknown = ai_how("console", "hpc-cluster-compute-1")
     assert unknown.returncode == 2
     assert f"Did you mean {FIRST}?" in unknown.stderr
     blind = ai_how("console", "compute-01")
