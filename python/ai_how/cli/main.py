@@ -6,29 +6,55 @@ missing, 130 interrupted, 141 the reader of our output went away.
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
 
-from ai_how.errors import AiHowError, Interrupted
+from ai_how.errors import AiHowError, HostError, Interrupted
 
 BUG = 3
 BROKEN_PIPE = 141
+
+#: What writing the answer may end with that is no bug of ours.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 
 
 def main() -> None:
     """Run the command line of this process and exit."""
     # A tenth of a short life would go into looking for cycles of garbage, which it ends too soon to need back.
     gc.disable()
+    _prepare_streams()
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes stdout once more at its end; that must not complain a second time.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = BROKEN_PIPE
+        _silence_stdout()
+    except OSError as error:
+        _silence_stdout()
+        code = _failed(
+            HostError("the answer cannot be written", why=error.strerror or str(error), remedy="look at where it goes"),
+            [],
+        )
     sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Streams that we were started without swallow what we say; characters that a terminal lacks are spelt out."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for the whole process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silence_stdout() -> None:
+    """Python flushes stdout once more at its end; that must not complain a second time."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(words: Sequence[str]) -> int:
@@ -49,6 +75,10 @@ def run(words: Sequence[str]) -> int:
         return _failed(error, words)
     except BrokenPipeError:
         raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        return _bug(error, words)
     except Exception as error:  # noqa: BLE001 - the last door: whatever comes here is a bug, and is shown as one
         return _bug(error, words)
 

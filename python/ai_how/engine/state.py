@@ -87,8 +87,14 @@ class State:
 @contextmanager
 def open_state(path: Path) -> Iterator[State]:
     """The state at `path`, held against other processes until the block ends. Raises StateError."""
-    with locked(path.with_name(path.name + ".lock")):
-        yield State(path, read_state(path))
+    # What a link leads to is the state file: replacing the link would leave its other users behind.
+    place = path.resolve() if path.is_symlink() else path
+    if not place.name or place.is_dir():
+        raise StateError(
+            f"the state file cannot be {path}", why="this is a folder", remedy="Name a file in it: --state PATH."
+        )
+    with locked(place.with_name(place.name + ".lock")):
+        yield State(place, read_state(place))
 
 
 def read_state(path: Path) -> dict[str, Record]:

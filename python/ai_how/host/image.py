@@ -31,6 +31,9 @@ def read_header(data: bytes) -> ImageHeader | None:
 
 def header_of(path: Path) -> ImageHeader | None:
     """The header of the image at `path`, None where it is not qcow2. Raises OSError where it cannot be read."""
+    # Opening a pipe would wait for its other end.
+    if stat.S_ISFIFO(path.stat().st_mode):
+        return None
     with path.open("rb") as file:
         return read_header(file.read(_HEADER.size))
 
