@@ -57,7 +57,7 @@ def measure(parts: Sequence[str], *, quick: bool, image: Path | None) -> Report:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench/run", description="What ai-how takes, beside a floor.")
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: about a minute")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: a few minutes")
     parser.add_argument("--only", action="append", choices=PARTS, metavar="PART", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
     parser.add_argument("--image", type=Path, metavar="PATH", help="a guest image, instead of building the micro image")

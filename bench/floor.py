@@ -66,12 +66,13 @@ def up(what: Recipe, *, threads: int) -> None:
     connection.networkDefineXML(what.network_xml).create()
     what.folder.mkdir(parents=True)
 
-    def make(machine: Machine) -> None:
+    def add_disk(machine: Machine) -> None:
         create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(machine.backing)]
         subprocess.run([*create, str(machine.overlay), str(machine.capacity)], check=True)
-        connection.defineXML(machine.xml).create()
 
-    _each(make, what.machines, threads)
+    # All disks before the first machine: a booting guest would take the CPU from what is still to be made.
+    _each(add_disk, what.machines, threads)
+    _each(lambda machine: connection.defineXML(machine.xml).create(), what.machines, threads)
     connection.close()
 
 
