@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, assert_never
 
 from ai_how.engine.events import Phase, Progress, StepDone, StepFailed, StepStarted
 from ai_how.errors import AiHowError, Interrupted
@@ -27,6 +27,8 @@ def take(libvirt: Libvirt, step: Step) -> None:
             provider.change(libvirt, step.have, step.want)
         case Action.REMOVE:
             provider.remove(libvirt, step.have)
+        case _:
+            assert_never(step.action)
 
 
 def apply(libvirt: Libvirt, plan: Plan, progress: Progress, *, undone: Callable[[], None]) -> None:
@@ -34,23 +36,32 @@ def apply(libvirt: Libvirt, plan: Plan, progress: Progress, *, undone: Callable[
 
     When one fails, or on Ctrl-C, no further step begins, those under way end, and what this run made is undone; then
     `undone` is called, unless something could not be. Last, the step's error is raised (HostError), or Interrupted.
+    A second Ctrl-C leaves the rest as it is: the journal still holds the run.
     """
     progress(Phase("apply", len(plan.steps)))
     begun: list[Step] = []
+    workers = ThreadPoolExecutor(AT_ONCE)
     try:
-        _take_all(plan, lambda step: take(libvirt, step), begun, progress)
-    except KeyboardInterrupt as stop:
-        if not _undo(libvirt, begun, progress):
-            raise Interrupted("interrupted", why="not all could be undone", remedy=_REMEDY) from stop
-        undone()
-        raise Interrupted("interrupted", why="what this run had made was undone") from stop
-    except AiHowError:
-        if _undo(libvirt, begun, progress):
-            undone()
-        raise
+        _take_all(plan, workers, lambda step: take(libvirt, step), begun, progress)
+    except (AiHowError, KeyboardInterrupt) as stop:
+        try:
+            workers.shutdown()  # an undo beside a step under way could come too early for it
+            complete = _undo(libvirt, begun, progress)
+            if complete:
+                undone()
+        except KeyboardInterrupt as again:
+            raise Interrupted("interrupted again", why="not all was undone", remedy=_REMEDY) from again
+        if isinstance(stop, AiHowError):
+            raise
+        why = "what this run had made was undone" if complete else "not all could be undone"
+        raise Interrupted("interrupted", why=why, remedy="" if complete else _REMEDY) from stop
+    finally:
+        workers.shutdown(wait=False)
 
 
-def _take_all(plan: Plan, do: Callable[[Step], None], begun: list[Step], progress: Progress) -> None:
+def _take_all(
+    plan: Plan, workers: ThreadPoolExecutor, do: Callable[[Step], None], begun: list[Step], progress: Progress
+) -> None:
     missing = {number: set(before) for number, before in enumerate(plan.after)}
     followers: dict[int, list[int]] = {}
     for number, before in enumerate(plan.after):
@@ -59,34 +70,33 @@ def _take_all(plan: Plan, do: Callable[[Step], None], begun: list[Step], progres
     ready = [number for number, before in missing.items() if not before]
     running: dict[Future[float], int] = {}
     ended: SimpleQueue[Future[float]] = SimpleQueue()
-    with ThreadPoolExecutor(AT_ONCE) as workers:
-        try:
-            while ready or running:
-                for number in ready:
-                    step = plan.steps[number]
-                    begun.append(step)
-                    future = workers.submit(_timed, do, step, progress)
-                    running[future] = number
-                    future.add_done_callback(ended.put)
-                ready = []
-                future = ended.get()
-                number = running.pop(future)
+    try:
+        while ready or running:
+            for number in ready:
                 step = plan.steps[number]
-                try:
-                    seconds = future.result()
-                except AiHowError as error:
-                    progress(StepFailed(step, error))
-                    raise
-                progress(StepDone(step, seconds))
-                for follower in followers.get(number, ()):
-                    missing[follower].discard(number)
-                    if not missing[follower]:
-                        ready.append(follower)
-        except BaseException:
-            for future, number in running.items():
-                if future.cancel():
-                    begun.remove(plan.steps[number])
-            raise
+                begun.append(step)
+                future = workers.submit(_timed, do, step, progress)
+                running[future] = number
+                future.add_done_callback(ended.put)
+            ready = []
+            future = ended.get()
+            number = running.pop(future)
+            step = plan.steps[number]
+            try:
+                seconds = future.result()
+            except AiHowError as error:
+                progress(StepFailed(step, error))
+                raise
+            progress(StepDone(step, seconds))
+            for follower in followers.get(number, ()):
+                missing[follower].discard(number)
+                if not missing[follower]:
+                    ready.append(follower)
+    except BaseException:
+        for future, number in running.items():
+            if future.cancel():
+                begun.remove(plan.steps[number])
+        raise
 
 
 def _timed(do: Callable[[Step], None], step: Step, progress: Progress) -> float:

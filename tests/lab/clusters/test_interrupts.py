@@ -74,6 +74,22 @@ def test_up_that_is_interrupted_keeps_what_was_there_before(
     assert ai_how("destroy", path, "--yes").returncode == 0
 
 
+def test_second_interruption_ends_the_undoing_and_destroy_removes_the_rest(
+    ai_how: AiHow, write: Write, clean_host: None
+) -> None:
+    path = write(nodes=8)
+    with beginning("up", path, "--no-wait") as up:
+        read_until(up, "create domain")
+        up.send_signal(signal.SIGINT)
+        read_until(up, "undoing")
+        up.send_signal(signal.SIGINT)
+        said = up.communicate(timeout=60)[1]
+    assert up.returncode == 130, said
+    assert "interrupted again: not all was undone" in said
+    assert "Traceback" not in said
+    assert ai_how("destroy", path, "--yes").returncode == 0
+
+
 def test_interrupting_the_wait_leaves_the_machines_running(
     ai_how: AiHow, virsh: Virsh, write: Write, clean_host: None
 ) -> None:
