@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -52,7 +52,6 @@ class Document:
     data: Any = None
     problems: tuple[Problem, ...] = ()
     broken: frozenset[Path] = frozenset()
-    left_out: frozenset[str] = field(default_factory=frozenset)
 
     def locate(self, path: Path, *, at_key: bool = False) -> tuple[int, int] | None:
         """Line and column (from 1) of the value (or its key) at `path`; None where there is no file."""
@@ -157,7 +156,6 @@ def _document(data: Any, folder: FilePath, file: str | None, found: list[Problem
     empty = Document(ConfigFile.model_construct(clusters={}), folder, file, data)
     problems = list(found)
     broken: set[Path] = set()
-    left_out: set[str] = set()
     if _is_one_cluster(data.get("clusters")):
         message = "the fields of a cluster stand where the clusters should"
         hint = "put them under a key of their own: clusters: {hpc: {name: …, network: …}}"
@@ -180,14 +178,14 @@ def _document(data: Any, folder: FilePath, file: str | None, found: list[Problem
                     problems.append(_translate(empty, path, detail))
                 if not optional:
                     broken.add(path)
-                _mend(wanted, path if path not in seen else path[:2], detail["type"], left_out)
+                _mend(wanted, path if path not in seen else path[:2], detail["type"])
                 seen.add(path)  # what a first mend did not help costs the cluster: this ends
             if not wanted.get("clusters"):
                 model = empty.model
                 break
         else:
             break
-    return Document(model, folder, file, data, tuple(problems), frozenset(broken), frozenset(left_out))
+    return Document(model, folder, file, data, tuple(problems), frozenset(broken))
 
 
 def _is_one_cluster(clusters: Any) -> bool:
@@ -203,7 +201,7 @@ def _is_null_of_optional(path: Path, detail: ErrorDetails) -> bool:
     return info is not None and not info.is_required()
 
 
-def _mend(data: Any, path: Path, kind: str, left_out: set[str]) -> None:
+def _mend(data: Any, path: Path, kind: str) -> None:
     """Make the wrong value harmless: drop it if optional, else put a stand-in, else leave the cluster out."""
     if path[:1] != ("clusters",) or len(path) < 2:
         if kind == "extra_forbidden":
@@ -224,20 +222,16 @@ def _mend(data: Any, path: Path, kind: str, left_out: set[str]) -> None:
         parent[name] = dict(_MACHINE)
     elif isinstance(parent, list) and isinstance(name, int):
         # A list of scalars (DNS servers): without all of them rather than with a false one.
-        _mend(data, path[:-1], kind, left_out)
+        _mend(data, path[:-1], kind)
     elif not isinstance(parent, dict):
         return
-    elif len(path) == 2:
-        left_out.add(str(name))
-        parent.pop(name, None)
-    elif kind == "extra_forbidden" or (fields is None and len(path) > 3) or (info and not info.is_required()):
+    elif kind == "extra_forbidden" or fields is None or (info and not info.is_required()):
         parent.pop(name, None)
     elif name in _STAND_INS:
         parent[name] = _STAND_INS[str(name)]
     elif name == "bridge":
         parent[name] = f"standin{abs(hash(path)) % 10**8}"
     else:
-        left_out.add(str(path[1]))
         data["clusters"].pop(path[1], None)
 
 

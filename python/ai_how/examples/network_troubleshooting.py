@@ -21,8 +21,7 @@ if _ROOT not in sys.path:
 from ai_how.diagnose import report
 from ai_how.diagnose.look import look
 from ai_how.errors import UsageError
-
-DEFAULT_URI = "qemu:///system"
+from ai_how.host.libvirt import DEFAULT_URI
 
 
 def main(words: list[str]) -> int:

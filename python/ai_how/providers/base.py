@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol, TypeVar
 
 from ai_how.host.libvirt import Libvirt
 from ai_how.resources.base import Resource
 
 R = TypeVar("R", bound=Resource)
-
-#: Where long work (a graceful shutdown) asks whether it should hurry: true once the deadline is over.
-Hurry = Callable[[], bool]
 
 
 class Provider(Protocol[R]):

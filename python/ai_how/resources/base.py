@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 #: All identities are uuid5 names below this one; changing it would orphan every cluster that exists.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:ai-how")
@@ -51,7 +51,6 @@ class ResourceId:
         return f"{self.kind} {self.key}"
 
 
-@runtime_checkable
 class Resource(Protocol):
     """Anything that can be planned: frozen data that knows its name and what it stands on."""
 
