@@ -16,10 +16,12 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace `path` with `text`: readers and crashes see the old content or the new. Mode 0600. Raises OSError.
 
     Only for the holder of the file's lock: the name of the new file is always the same, so that a kill leaves at most
-    one behind, which the next write uses.
+    one behind, which the next write removes. In a directory of several users it may be somebody's, or lead elsewhere:
+    it is never written into.
     """
     new = path.with_name(f".{path.name}.new")
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -79,7 +81,6 @@ def _lock(path: Path) -> int:
 def _is_at(handle: int, path: Path) -> bool:
     """Whether `handle` is still the file at `path`: its last holder may have removed it."""
     try:
-        there = path.stat()
+        return os.path.samestat(path.lstat(), os.fstat(handle))
     except FileNotFoundError:
         return False
-    return there.st_ino == os.fstat(handle).st_ino
