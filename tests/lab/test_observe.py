@@ -53,3 +53,14 @@ def test_machine_is_seen_running_and_stopped_and_never_not_at_all(libvirt_uri: s
         finally:
             handle.undefine()
     assert states == [False, True, False]
+
+
+def test_machine_that_is_gone_does_not_run_and_need_not_be_asked_to_stop(libvirt_uri: str) -> None:
+    with Libvirt(libvirt_uri) as libvirt:
+        handle = libvirt.connection.defineXML(MACHINE)
+        handle.create()
+        assert domains.is_active(libvirt, handle)
+        handle.destroy()
+        handle.undefine()
+        assert not domains.is_active(libvirt, handle)
+        assert domains.shut_down(libvirt, ["restless"], within=1.0) == ()

@@ -111,7 +111,7 @@ def wait_for_leases(
 
 def _stage(libvirt: Libvirt, name: str, mac: str) -> Stage:
     handle = domains.find(libvirt, name)
-    if handle is None or not handle.isActive():
+    if handle is None or not domains.is_active(libvirt, handle):
         return Stage.NOT_RUNNING
     with libvirt.doing(f"cannot read the link of {name}"):
         document = xml.parse(handle.XMLDesc())

@@ -80,7 +80,7 @@ def shut_down(libvirt: Libvirt, names: Collection[str], *, within: float) -> tup
     left = {name: handle for name in names if (handle := find(libvirt, name)) is not None}
     asked = 0.0
     while left:
-        left = {name: handle for name, handle in left.items() if _is_active(libvirt, handle)}
+        left = {name: handle for name, handle in left.items() if is_active(libvirt, handle)}
         if time.monotonic() >= deadline:
             break
         if left and time.monotonic() - asked > 2.0:
@@ -113,6 +113,17 @@ def is_ours(handle: Handle) -> bool:
     return bool(handle.UUIDString() == str(identity_uuid(Kind.DOMAIN, handle.name())))
 
 
+def is_active(libvirt: Libvirt, handle: Handle) -> bool:
+    """Whether the machine runs; one that is gone does not."""
+    try:
+        return bool(handle.isActive())
+    except libvirt.api.libvirtError as error:
+        if error.get_error_code() == libvirt.api.VIR_ERR_NO_DOMAIN:
+            return False
+        with libvirt.doing(f"cannot ask whether {handle.name()} runs"):
+            raise
+
+
 def _read(libvirt: Libvirt, handle: Handle) -> Domain | None:
     api = libvirt.api
     # The list gives a number to what runs: asked for in two lists, a machine that starts in between is in neither.
@@ -136,23 +147,17 @@ def _start(libvirt: Libvirt, handle: Handle, name: str) -> None:
     try:
         handle.create()
     except api.libvirtError as error:
-        if error.get_error_code() != api.VIR_ERR_OPERATION_INVALID or not _is_active(libvirt, handle):
+        if error.get_error_code() != api.VIR_ERR_OPERATION_INVALID or not is_active(libvirt, handle):
             with libvirt.doing(f"cannot start {name}"):
                 raise
 
 
-def _is_active(libvirt: Libvirt, handle: Handle) -> bool:
-    try:
-        return bool(handle.isActive())
-    except libvirt.api.libvirtError:
-        return False
-
-
 def _ask(libvirt: Libvirt, handle: Handle) -> None:
-    """Press the power button. A machine that is off already, or just going, is none of our concern here."""
+    """Press the power button. A machine that is off already, gone, or just going, is none of our concern here."""
+    api = libvirt.api
     try:
-        handle.shutdownFlags(libvirt.api.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
-    except libvirt.api.libvirtError as error:
-        if error.get_error_code() != libvirt.api.VIR_ERR_OPERATION_INVALID:
-            with libvirt.doing("cannot ask a machine to shut down"):
+        handle.shutdownFlags(api.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+    except api.libvirtError as error:
+        if error.get_error_code() not in {api.VIR_ERR_OPERATION_INVALID, api.VIR_ERR_NO_DOMAIN}:
+            with libvirt.doing(f"cannot ask {handle.name()} to shut down"):
                 raise
