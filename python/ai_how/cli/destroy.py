@@ -33,7 +33,10 @@ def destroy(
     doomed = [found for found in there.values() if found.exists]
     for found in doomed:
         nodes = ", ".join(node.name for node in found.nodes[:5]) + (" …" if len(found.nodes) > 5 else "")
-        note(f"{found.cluster}: {found.network.name} and {len(found.nodes)} nodes with their disks ({nodes})")
+        if nodes:
+            note(f"{found.cluster}: {found.network.name} and {len(found.nodes)} nodes with their disks ({nodes})")
+        else:
+            note(f"{found.cluster}: {found.network.name}, and the disks in {found.storage}, whose machines are gone")
     if doomed and not confirm("Remove them, with all data on their disks?", yes=yes):
         note("nothing was removed")
         return 1

@@ -18,15 +18,18 @@ from ai_how.engine.status import ClusterStatus, read_status
 from ai_how.engine.wait import leases, wait_for_leases
 from ai_how.errors import HostError, UnsafeChange
 from ai_how.host.libvirt import Libvirt
+from ai_how.host.lock import held
 from ai_how.plan.plan import Plan, Step, make_plan
-from ai_how.plan.refuse import refusals
+from ai_how.plan.refuse import lost_disks, refusals
 from ai_how.providers import domain as domains
 from ai_how.providers import network as networks
 from ai_how.providers import pool as pools
 from ai_how.resources.base import Impact, Kind, Resource
 from ai_how.resources.domain import Domain
+from ai_how.resources.names import pool_name
 from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.pool import Pool
+from ai_how.resources.volume import Volume
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.resolve import resolve
 
@@ -79,7 +82,7 @@ def up(
     libvirt, progress = site.libvirt, site.progress
     # Without the host first: what is wrong with the configuration itself is said before anything is asked of it.
     name = resolve(document, cluster).name
-    with open_state(site.state) as state:
+    with open_state(site.state) as state, held(libvirt.uri, name):
         _say_if_cut_off(state, name, progress)
         observed = _observe_awake(libvirt, name)
         memory = {key: known(observed, each.name) for key, each in document.model.clusters.items()}
@@ -119,7 +122,7 @@ def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
     Everything stays defined: disks, addresses, names. A cluster that is not there is no error.
     """
     libvirt, progress = site.libvirt, site.progress
-    with open_state(site.state) as state:
+    with open_state(site.state) as state, held(libvirt.uri, name):
         observed = observe(libvirt, name)
         plan = make_plan(_at_rest(observed.resources), observed.resources)
         if plan:
@@ -138,7 +141,7 @@ def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
 def destroy(site: Site, name: str) -> Outcome:
     """Remove the cluster's machines, disks and network, and nothing else. One that is not there is no error."""
     libvirt = site.libvirt
-    with open_state(site.state) as state:
+    with open_state(site.state) as state, held(libvirt.uri, name):
         observed = _observe_awake(libvirt, name)
         plan = make_plan((), observed.resources)
         if plan:
@@ -155,7 +158,8 @@ def status(libvirt: Libvirt, name: str, spec: Cluster | None = None) -> ClusterS
 def clusters(libvirt: Libvirt) -> tuple[str, ...]:
     """The names of all of ai-how's clusters on the host, whoever brought them up."""
     found = {each.cluster for each in networks.observe_all(libvirt) if each.cluster}
-    return tuple(sorted(found | {each.cluster for each in domains.observe_all(libvirt) if each.cluster}))
+    found |= {each.cluster for each in domains.observe_all(libvirt) if each.cluster}
+    return tuple(sorted(found | pools.clusters(libvirt)))
 
 
 def _check(
@@ -170,13 +174,17 @@ def _check(
 ) -> None:
     """Everything that can be known to fail, before anything is changed."""
     refuse_clashes(libvirt, want, observed)
-    reasons = refusals(plan)
+    reasons = (*refusals(plan), *lost_disks(plan, observed.domains))
     if reasons:
         raise UnsafeChange(
             f"cluster {spec.name} is not changed",
             why="; ".join(reasons),
             remedy="Change it back in the configuration, or destroy the cluster and bring it up anew.",
         )
+    owners = {each.disk.name for each in observed.domains}
+    for step in plan.steps:
+        if step.have is None and isinstance(step.want, Volume) and step.want.name in owners:
+            progress(Note(f"the disk of {step.want.node} is gone; it begins anew with an empty one", warning=True))
     preflight.check_programs()
     if any(step.target.kind is Kind.VOLUME and step.want is not None for step in plan.steps):
         preflight.check_image(document, spec, able)
@@ -231,14 +239,26 @@ def _expiries(libvirt: Libvirt, spec: Cluster, plan: Plan) -> dict[str, int]:
 
 
 def _observe_awake(libvirt: Libvirt, name: str) -> Observed:
-    """What the host has, after starting the cluster's pool if it is stopped: only an active pool shows its disks."""
+    """What the host has, after starting the cluster's pool if it is stopped: only an active pool shows its disks.
+
+    A pool that somebody undefined is ours still, where our machines have their disks in its directory.
+    """
     observed = observe(libvirt, name)
+    places = {each.disk.parent for each in observed.domains if each.disk.parent.name == pool_name(name)}
+    if places and pools.find(libvirt, pool_name(name)) is None:
+        for place in places:
+            pools.define(libvirt, Pool(pool_name(name), place, active=False))
+        observed = observe(libvirt, name)
     asleep = [each for each in observed.resources if isinstance(each, Pool) and not each.active]
-    if not asleep:
-        return observed
     for each in asleep:
         pools.change(libvirt, each, replace(each, active=True))
-    return observe(libvirt, name)
+    if asleep:
+        observed = observe(libvirt, name)
+    seen = {each.name for each in observed.resources if isinstance(each, Volume)}
+    if any(each.disk.name not in seen for each in observed.domains) and pools.refresh(libvirt, pool_name(name)):
+        # A file that was put back is there once libvirt has looked.
+        observed = observe(libvirt, name)
+    return observed
 
 
 def _at_rest(resources: Iterable[Resource]) -> list[Resource]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import PurePosixPath
 from typing import Any
 
 from ai_how.engine.observe import Observed
 from ai_how.engine.wait import Lease, leases
 from ai_how.host.libvirt import Libvirt
+from ai_how.resources.pool import Pool
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.node import Role
 
@@ -82,11 +84,12 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """A cluster as the host has it; the controller is the first node."""
+    """A cluster as the host has it; the controller is the first node. `storage` is the directory of its disks."""
 
     cluster: str
     network: NetworkStatus
     nodes: tuple[NodeStatus, ...]
+    storage: PurePosixPath | None = None
 
     @property
     def exists(self) -> bool:
@@ -94,6 +97,7 @@ class ClusterStatus:
         return (
             any(node.state is not NodeState.MISSING for node in self.nodes)
             or self.network.state is not NetworkState.MISSING
+            or self.storage is not None
         )
 
     @property
@@ -142,4 +146,5 @@ def read_status(libvirt: Libvirt, cluster: str, observed: Observed, spec: Cluste
             if node.name not in there
         ]
     nodes.sort(key=lambda node: (node.role is not Role.CONTROLLER, len(node.name), node.name))
-    return ClusterStatus(cluster, shown, tuple(nodes))
+    storage = next((each.path for each in observed.resources if isinstance(each, Pool)), None)
+    return ClusterStatus(cluster, shown, tuple(nodes), storage)

@@ -30,10 +30,22 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     return found
 
 
+def clusters(libvirt: Libvirt) -> set[str]:
+    """The clusters that have a pool on the host."""
+    with libvirt.doing("cannot list the host's storage pools"):
+        handles = libvirt.connection.listAllStoragePools()
+    return {handle.name().removeprefix(pool_name("")) for handle in handles if is_ours(handle)}
+
+
+def define(libvirt: Libvirt, want: Pool) -> Handle:
+    """Define it and no more; its directory and what is in it stay as they are."""
+    with libvirt.doing(f"cannot define storage pool {want.name}"):
+        return libvirt.connection.storagePoolDefineXML(want.to_xml())
+
+
 def create(libvirt: Libvirt, want: Pool) -> None:
     """Define the pool, make its directory, start it. Raises NotOurs where the directory is there and not empty."""
-    with libvirt.doing(f"cannot define storage pool {want.name}"):
-        handle = libvirt.connection.storagePoolDefineXML(want.to_xml())
+    handle = define(libvirt, want)
     strangers = _files_before(libvirt, handle)
     if strangers:
         # Only the definition is ours: the directory and what is in it stay as they are.
@@ -82,6 +94,20 @@ def find(libvirt: Libvirt, name: str) -> Handle | None:
 def get(libvirt: Libvirt, name: str) -> Handle:
     """The pool's handle. Raises LibvirtError where there is none of that name."""
     return libvirt.get(libvirt.connection.storagePoolLookupByName, name)
+
+
+def refresh(libvirt: Libvirt, name: str) -> bool:
+    """Let libvirt look at the pool's files anew; whether their directory is there."""
+    handle = find(libvirt, name)
+    with libvirt.doing(f"cannot read the storage pool {name} anew"):
+        try:
+            if handle is not None and handle.isActive():
+                handle.refresh()
+                return True
+        except libvirt.api.libvirtError as error:
+            if "No such file" not in (error.get_error_message() or ""):
+                raise
+    return False
 
 
 def is_ours(handle: Handle) -> bool:

@@ -20,9 +20,7 @@ def observe(libvirt: Libvirt, cluster: str) -> list[Volume]:
         if error.code != libvirt.api.VIR_ERR_NO_STORAGE_VOL:
             raise
     # Someone deleted a file and did not tell libvirt, which still lists it.
-    with libvirt.doing(f"cannot read the storage pool {pool} anew"):
-        pools.get(libvirt, pool).refresh()
-    return _read_all(libvirt, pool)
+    return _read_all(libvirt, pool) if pools.refresh(libvirt, pool) else []
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
