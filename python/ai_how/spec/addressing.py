@@ -72,6 +72,11 @@ class Assigned:
     room: int
     dynamic: int
 
+    @property
+    def complete(self) -> bool:
+        """Whether there is an address for every node, the dynamic ones included."""
+        return not self.homeless and self.room >= self.dynamic
+
 
 def hosts(subnet: IPv4Network) -> tuple[int, int]:
     """The first and last host address, without network and broadcast."""

@@ -33,13 +33,28 @@ def network_name(cluster: str) -> str:
     return f"{cluster}-network"
 
 
+def domain_name(config: ClusterConfig) -> str:
+    """The DNS domain of a cluster's nodes."""
+    return config.network.domain or default_domain(config.name)
+
+
+def default_domain(cluster: str) -> str:
+    """The one where none is given."""
+    return f"{cluster}.internal"
+
+
+def controller_name(cluster: str) -> str:
+    """The node that the controller of a cluster is."""
+    return f"{cluster}-controller"
+
+
 def places(key: str, config: ClusterConfig) -> list[Place]:
     """All nodes in order, the controller first."""
     root: Path = ("clusters", key)
     found: list[Place] = []
     if config.controller is not None:
         path = (*root, "controller")
-        found.append(Place(f"{config.name}-controller", Role.CONTROLLER, None, path, config.controller))
+        found.append(Place(controller_name(config.name), Role.CONTROLLER, None, path, config.controller))
     nodes = config.compute_nodes
     path = (*root, "compute_nodes")
     prefix = f"{config.name}-compute-"

@@ -17,7 +17,7 @@ from ai_how.spec import rules
 from ai_how.spec.addressing import Space, Wanted, assign, assign_macs, derived_mac, space
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.known import NOTHING_KNOWN, Known
-from ai_how.spec.naming import Place, network_name, places
+from ai_how.spec.naming import Place, domain_name, network_name, places
 from ai_how.spec.network import Network
 from ai_how.spec.node import Node
 from ai_how.spec.subnets import free_subnet, prefix_for
@@ -185,7 +185,7 @@ def _cluster(view: rules.View, used: Sequence[tuple[IPv4Network, str]]) -> tuple
     wanted = [_wanted(place, fixed) for place in view.places]
     known = {name: int(address) for name, address in view.known.addresses.items()}
     assigned = assign(pool, wanted, known)
-    if assigned.homeless or assigned.room < assigned.dynamic:
+    if not assigned.complete:
         open_end = replace(pool, end_given=False)
         return None, [*problems, *rules.enough_room(view, pool, assigned, assign(open_end, wanted, known))]
     by_name = dict(zip((place.name for place in view.places), assigned.addresses, strict=True))
@@ -231,7 +231,7 @@ def _spec(view: rules.View, pool: Space, addresses: Sequence[int | None], end: i
             dhcp_end=IPv4Address(end),
             dns_servers=tuple(dict.fromkeys(network.dns_servers or (gateway, *PUBLIC_DNS))),
             dns_mode=network.dns_mode,
-            domain=network.domain or f"{config.name}.internal",
+            domain=domain_name(config),
             mtu=network.mtu,
         ),
         nodes=nodes,

@@ -18,7 +18,7 @@ from ai_how.config.terms import AddressChoice, DnsMode, MacAddress
 from ai_how.errors import Path, Problem, Severity
 from ai_how.spec.addressing import Assigned, Space, hosts, space
 from ai_how.spec.known import Known
-from ai_how.spec.naming import Place
+from ai_how.spec.naming import Place, controller_name, default_domain, domain_name
 from ai_how.spec.node import Role
 from ai_how.spec.subnets import PRIVATE, free_subnet, prefix_for
 
@@ -133,12 +133,12 @@ def across(
                 path = (*place.path, "name") if _named(place) else (*root, "name")
                 yield document.problem(path, message, "node names are unique on a host: rename one of them")
                 break
-        domain = config.network.domain or f"{config.name}.internal"
+        domain = domain_name(config)
         other = domains.setdefault(domain, key)
         if other != key and {config.network.dns_mode, configs[other].network.dns_mode} != {DnsMode.ISOLATED}:
             message = f"the clusters `{other}` and `{key}` share the domain {domain}, so peers cannot tell them apart"
             path = (*root, "network", "domain")
-            yield document.problem(path, message, f"write for example {config.name}.internal", Severity.WARNING)
+            yield document.problem(path, message, f"write for example {default_domain(config.name)}", Severity.WARNING)
 
 
 # ---- subnet, gateway, range -------------------------------------------------------------------------------------
@@ -332,9 +332,7 @@ def macs(view: View) -> Iterator[Problem]:
 
 
 def enough_room(view: View, pool: Space, assigned: Assigned, without_end: Assigned) -> Iterator[Problem]:
-    """The DHCP range has an address for every node. `without_end` is what came out if `dhcp_end` were left out."""
-    if not assigned.homeless and assigned.room >= assigned.dynamic:
-        return
+    """Where `assigned` is not complete: why, and what to write. `without_end` is what comes out without `dhcp_end`."""
     low, high = IPv4Address(pool.start), IPv4Address(assigned.end)
     computed = len(view.places) - assigned.dynamic
     if assigned.homeless:
@@ -348,14 +346,13 @@ def enough_room(view: View, pool: Space, assigned: Assigned, without_end: Assign
             f"the DHCP range {low} to {high} has {free} addresses left for "
             f"{assigned.dynamic} nodes that take whatever DHCP gives"
         )
-    fits = not without_end.homeless and without_end.room >= without_end.dynamic
     if pool.end_given:
         path = (*view.network, "dhcp_end")
     elif pool.start_given:
         path = (*view.network, "dhcp_start")
     else:
         path = (*view.network, "subnet")
-    if fits and pool.end_given:
+    if pool.end_given and without_end.complete:
         hint = f"write dhcp_end: {IPv4Address(without_end.end)}, or leave it out"
     else:
         wider = view.subnet.supernet(new_prefix=max(8, min(prefix_for(len(view.places)), view.subnet.prefixlen - 1)))
@@ -399,7 +396,7 @@ def advice(view: View, pool: Space, addresses: Mapping[str, int | None]) -> Iter
 def _fixed_advice(view: View, addresses: Mapping[str, int | None]) -> Iterator[Problem]:
     config = view.config
     controller = config.controller
-    name = f"{config.name}-controller"
+    name = controller_name(config.name)
     leases = config.network.static_leases
     fixed_subnet = config.network.subnet is not AddressChoice.AUTO
     if controller is not None and controller.address is None and name not in leases and fixed_subnet:
@@ -435,4 +432,4 @@ def _dns_advice(view: View, gate: IPv4Address) -> Iterator[Problem]:
     domain = view.config.network.domain
     if domain is not None and domain.split(".")[-1] == "local":
         message = f"{domain} ends in .local, which belongs to multicast DNS (RFC 6762): resolvers may not ask for it"
-        yield view.warning((*view.network, "domain"), message, f"write for example {view.config.name}.internal")
+        yield view.warning((*view.network, "domain"), message, f"write for example {default_domain(view.config.name)}")
