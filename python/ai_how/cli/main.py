@@ -39,6 +39,8 @@ def main() -> None:
             HostError("the answer cannot be written", why=error.strerror or str(error), remedy="look at where it goes"),
             [],
         )
+    # Python's end would look for cycles once more, even so: a second where emulated guests keep the CPUs busy.
+    gc.freeze()
     sys.exit(code)
 
 
