@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from ai_how.errors import CommandFailed
 
 
-def output(argv: Sequence[str], *, timeout: float = 30.0, remedy: str = "") -> str:
-    """What `argv` prints. Raises CommandFailed when it cannot start, fails, or takes longer than `timeout` seconds."""
+def output(argv: Sequence[str], *, text: str = "", timeout: float = 30.0, remedy: str = "") -> str:
+    """What `argv` prints, given `text` to read. Raises CommandFailed when it cannot start, fails, or takes longer than
+    `timeout` seconds."""
     try:
-        ran = subprocess.run(list(argv), capture_output=True, text=True, timeout=timeout, check=False)
+        ran = subprocess.run(list(argv), input=text, capture_output=True, text=True, timeout=timeout, check=False)
     except OSError as error:
         raise CommandFailed(argv, None, str(error), remedy=remedy) from error
     except subprocess.TimeoutExpired as error:

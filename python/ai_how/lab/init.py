@@ -16,12 +16,12 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from ai_how.errors import AiHowError, CommandFailed, HostError
+from ai_how.errors import AiHowError, HostError
+from ai_how.host.process import output
 from ai_how.lab import internet, mounts
 from ai_how.lab.spec import LabSpec
 
@@ -97,10 +97,7 @@ def _reap_until_closed(outside: socket.socket, children: socket.socket) -> None:
 
 
 def _prepare_network() -> None:
-    argv = ["ip", "link", "set", "lo", "up"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise CommandFailed(argv, done.returncode, done.stderr)
+    output(["ip", "link", "set", "lo", "up"])
     # A new namespace may inherit the host's setting; a lab starts as a host that forwards nothing.
     Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
 

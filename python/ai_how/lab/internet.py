@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
-from ai_how.errors import CommandFailed, HostError
+from ai_how.errors import HostError
+from ai_how.host.process import output
 
 _CLONE_NEWNET = 0x40000000
 
@@ -51,7 +51,7 @@ def start(directory: Path) -> None:
     `directory` takes its PID file. Raises CommandFailed or HostError.
     """
     net = INTERNET
-    _ip(["netns", "add", net.namespace])
+    output(["ip", "netns", "add", net.namespace])
     _batch(
         [],
         f"link add {net.uplink} type veth peer name {net.uplink} netns {net.namespace}",
@@ -82,7 +82,7 @@ def start(directory: Path) -> None:
 def _start_dns(directory: Path) -> None:
     net = INTERNET
     listen = [f"--listen-address={address}" for address in (*net.resolvers, net.router)]
-    _call(
+    output(
         [
             *("ip", "netns", "exec", net.namespace, "dnsmasq", "--conf-file=/dev/null", "--user=root"),
             *("--no-hosts", "--no-resolv", "--bind-interfaces", f"--pid-file={directory}/internet-dns.pid"),
@@ -144,15 +144,5 @@ class _namespace:  # noqa: N801 - used as a statement
             raise HostError("the lab cannot enter its internet's namespace", why=os.strerror(ctypes.get_errno()))
 
 
-def _ip(arguments: Sequence[str]) -> None:
-    _call(["ip", *arguments])
-
-
 def _batch(options: Sequence[str], *lines: str) -> None:
-    _call(["ip", *options, "-batch", "-"], "\n".join(lines) + "\n")
-
-
-def _call(argv: Sequence[str], text: str = "") -> None:
-    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise CommandFailed(argv, done.returncode, done.stderr or done.stdout)
+    output(["ip", *options, "-batch", "-"], text="\n".join(lines) + "\n")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
-from ai_how.errors import CommandFailed, HostError
+from ai_how.errors import HostError
+from ai_how.host.process import output
 
 _READ_ONLY, _REMOUNT, _BIND, _RECURSIVE = 0x1, 0x20, 0x1000, 0x4000
 _NOSUID, _NODEV, _NOEXEC = 0x2, 0x4, 0x8
@@ -137,10 +137,7 @@ def _copy_etc(nameserver: str | None, libvirt_root: Path | None) -> None:
     """Put a copy over /etc, with a resolv.conf and a libvirt configuration of the lab's own."""
     etc = LAB_DIRECTORY / "etc"
     etc.mkdir()
-    argv = ["cp", "--archive", "/etc/.", str(etc)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise CommandFailed(argv, done.returncode, done.stderr)
+    output(["cp", "--archive", "/etc/.", str(etc)])
     shutil.rmtree(etc / "libvirt", ignore_errors=True)
     _configure_libvirt(etc / "libvirt", libvirt_root)
     resolver = etc / "resolv.conf"
