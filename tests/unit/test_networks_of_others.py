@@ -28,7 +28,7 @@ def read(text: str) -> VirtualNetwork:
 
 
 def test_network_that_speaks_ipv6_alone_takes_no_ipv4_subnet() -> None:
-    assert known(Observed((), (read(IPV6),), ()), "mine").taken == ()
+    assert known(Observed((), (read(IPV6),)), (), "mine").taken == ()
 
 
 def test_ipv4_part_of_a_network_is_read_wherever_it_stands() -> None:
@@ -42,7 +42,7 @@ def test_ipv4_part_of_a_network_is_read_wherever_it_stands() -> None:
 def test_every_subnet_behind_a_bridge_is_in_use() -> None:
     """The second one of a network shows as a route through its bridge."""
     second = Route(IPv4Network("10.2.0.0/24"), "br46")
-    taken = dict(known(Observed((), (read(BOTH),), (second,)), "mine").taken)
+    taken = dict(known(Observed((), (read(BOTH),)), (second,), "mine").taken)
     assert taken == {
         IPv4Network("10.1.0.0/24"): "network both",
         IPv4Network("10.2.0.0/24"): "a route of this host through br46",

@@ -19,6 +19,7 @@ from ai_how.engine.wait import leases, wait_for_leases
 from ai_how.errors import HostError, UnsafeChange
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.lock import held
+from ai_how.host.routes import list_routes, read_routes
 from ai_how.plan.plan import Plan, Step, make_plan
 from ai_how.plan.refuse import lost_disks, refusals
 from ai_how.providers import domain as domains
@@ -85,7 +86,8 @@ def up(
     with open_state(site.state) as state, held(libvirt.uri, name):
         _say_if_cut_off(state, name, progress)
         observed = _observe_awake(libvirt, name)
-        memory = {key: known(observed, each.name) for key, each in document.model.clusters.items()}
+        routes = read_routes(list_routes())
+        memory = {key: known(observed, routes, each.name) for key, each in document.model.clusters.items()}
         spec = resolve(document, cluster, known=memory)
         able = preflight.abilities(libvirt)
         facts = HostFacts(kvm=preflight.choose_kvm(spec, able, progress))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ai_how.errors import NotOurs
 from ai_how.host.libvirt import Libvirt
-from ai_how.host.routes import Route, list_routes, read_routes
+from ai_how.host.routes import Route
 from ai_how.providers import PROVIDERS
 from ai_how.providers import network as networks
 from ai_how.resources.base import Kind, Resource
@@ -21,11 +21,10 @@ from ai_how.spec.node import MacAddress
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a host has of one cluster (`resources`), every network it has, and its routes."""
+    """What a host has of one cluster (`resources`), and every network it has."""
 
     resources: tuple[Resource, ...]
     networks: tuple[VirtualNetwork, ...]
-    routes: tuple[Route, ...]
 
     @property
     def network(self) -> VirtualNetwork | None:
@@ -45,10 +44,10 @@ def observe(libvirt: Libvirt, cluster: str) -> Observed:
     for kind, provider in PROVIDERS.items():
         if kind is not Kind.NETWORK:
             found.extend(provider.observe(libvirt, cluster))
-    return Observed(tuple(found), tuple(everything), read_routes(list_routes()))
+    return Observed(tuple(found), tuple(everything))
 
 
-def known(observed: Observed, cluster: str) -> Known:
+def known(observed: Observed, routes: Iterable[Route], cluster: str) -> Known:
     """What the host remembers for the addressing of `cluster`: addresses, MACs, and the subnets that others use."""
     mine = next((each for each in observed.networks if each.cluster == cluster), None)
     reservations = () if mine is None else mine.reservations
@@ -58,16 +57,18 @@ def known(observed: Observed, cluster: str) -> Known:
         addresses={each.name: each.ip for each in reservations},
         macs=macs,
         subnet=None if mine is None else mine.subnet,
-        taken=tuple(_taken(observed, mine)),
+        taken=tuple(_taken(observed, routes, mine)),
     )
 
 
-def _taken(observed: Observed, mine: VirtualNetwork | None) -> Iterator[tuple[IPv4Network, str]]:
+def _taken(
+    observed: Observed, routes: Iterable[Route], mine: VirtualNetwork | None
+) -> Iterator[tuple[IPv4Network, str]]:
     """Subnets in use by anything but the network `mine`, each with its owner in words."""
     for each in observed.networks:
         if each is not mine and each.subnet.prefixlen < 32:
             yield each.subnet, f"network {each.name}" + (f" of cluster {each.cluster}" if each.cluster else "")
-    for route in observed.routes:
+    for route in routes:
         if mine is None or route.link != mine.bridge:
             yield route.network, f"a route of this host through {route.link}"
 

@@ -13,6 +13,7 @@ from ai_how.engine.wait import Lease, leases
 from ai_how.host.libvirt import Libvirt
 from ai_how.resources.pool import Pool
 from ai_how.spec.cluster import Cluster
+from ai_how.spec.naming import network_name
 from ai_how.spec.node import Role
 
 
@@ -118,7 +119,7 @@ def read_status(libvirt: Libvirt, cluster: str, observed: Observed, spec: Cluste
     """The status of `cluster` from what was observed of it, and its leases; with `spec` also what is missing."""
     network = observed.network
     if network is None:
-        shown = NetworkStatus(f"{cluster}-network", "", None, None, NetworkState.MISSING, "")
+        shown = NetworkStatus(network_name(cluster), "", None, None, NetworkState.MISSING, "")
         held: dict[str, Lease] = {}
         reserved: dict[str, IPv4Address] = {}
     else:
