@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +140,29 @@ def test_disk_of_a_snapshot_is_not_put_aside(brought_up: Callable[..., None]) ->
     (STORAGE / "vexed-compute-01.before").unlink()
     virsh("pool-refresh", "ai-how-vexed")
     assert "nothing to do" in done("up", "c.yaml", "--no-wait")
+
+
+def test_reader_of_the_progress_that_goes_away_stops_nothing(brought_up: Callable[..., None]) -> None:
+    """The pipe's reader takes one line of at least six."""
+    line = f"{sys.executable} -m ai_how up c.yaml --no-start 2>&1 >/dev/null | head -1; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", line], check=False, capture_output=True, timeout=60).returncode == 0
+    assert "nothing to do" in done("up", "c.yaml", "--no-start")
+
+
+def test_closed_terminal_undoes_what_was_made(brought_up: Callable[..., None]) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = "xterm"
+        os.execv(sys.executable, [sys.executable, "-m", "ai_how", "up", "c.yaml"])  # noqa: S606
+    deadline = time.monotonic() + 30
+    while not STORAGE.exists():
+        assert time.monotonic() < deadline
+        if select.select([terminal], [], [], 0.02)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert nothing_is_there()
+    assert not Path("cluster_state.json").exists()
 
 
 def test_cluster_in_use_is_refused_whichever_state_file_is_named(brought_up: Callable[..., None]) -> None:

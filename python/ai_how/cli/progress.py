@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Iterator
@@ -101,5 +102,14 @@ def _live() -> Iterator[Progress]:
             case Note() | StepFailed():
                 bars.console.print(_line(event), markup=False, highlight=False)
 
-    with bars:
-        yield tell
+    def tell_if_seen(event: Event) -> None:
+        # The terminal may be closed meanwhile: no reason to stop half-way, and least of all in undoing.
+        with contextlib.suppress(OSError):
+            tell(event)
+
+    bars.start()
+    try:
+        yield tell_if_seen
+    finally:
+        with contextlib.suppress(OSError):
+            bars.stop()

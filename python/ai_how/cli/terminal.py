@@ -5,6 +5,7 @@ Import this and not rich: rich costs more than most verbs, so only a live progre
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -32,8 +33,9 @@ def say(text: str = "") -> None:
 
 
 def note(text: str = "") -> None:
-    """A remark that is not part of the answer."""
-    print(text, file=sys.stderr)
+    """A remark that is not part of the answer; that nobody can read it (a closed terminal) stops no work."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def print_json(data: Any) -> None:
