@@ -187,18 +187,16 @@ def refused(
     """`refused(3, "up", path)`: the command ends with this exit code and changes nothing, neither on the host nor in
     the user's folder; what it said on stderr."""
 
+    # What moves by itself where a cluster runs: the clocks of bridges, a carrier that is noticed a moment later.
+    moving = re.compile(r"\w+_timer +[\d.]+|NO-CARRIER,|,LOWER_UP| state \w+| linkdown")
+    own = re.compile("fe80::|ff00::|anycast")  # the kernel's own addresses of every link come a moment later, too
+
     def look() -> dict[str, list[str]]:
-        """Without what moves by itself where a cluster runs: the clocks of bridges, link-local addresses; and without
-        the PID files of dnsmasq, which libvirt leaves to the next start."""
+        """Without these, and without the PID files of dnsmasq, which libvirt leaves to the next start."""
         view = look_at_host()
-        links = [re.sub(r"(\w+_timer) +[\d.]+", r"\1", line) for line in view["links"]]
-        files = [line for line in view["files"] if "/run/libvirt/network/" not in line]
-        addresses = [line for line in view["addresses"] if " fe80::" not in line]
-        routes = {
-            kind: [line for line in view[kind] if not re.search("fe80::|ff00::|anycast", line)]
-            for kind in ("routes", "routes (IPv6)")
-        }
-        return view | {"links": links, "files": files, "addresses": addresses} | routes
+        for part in ("links", "addresses", "routes", "routes (IPv6)"):
+            view[part] = [moving.sub("", line) for line in view[part] if not own.search(line)]
+        return view | {"files": [line for line in view["files"] if "/run/libvirt/network/" not in line]}
 
     def call(code: int, *words: object, **environment: str) -> str:
         host, files = look(), sorted(folder.iterdir())
