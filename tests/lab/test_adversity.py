@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -140,6 +141,30 @@ def test_disk_of_a_snapshot_is_not_put_aside(brought_up: Callable[..., None]) ->
     (STORAGE / "vexed-compute-01.before").unlink()
     virsh("pool-refresh", "ai-how-vexed")
     assert "nothing to do" in done("up", "c.yaml", "--no-wait")
+
+
+def test_paused_machine_is_told_from_a_running_one(brought_up: Callable[..., None]) -> None:
+    brought_up()
+    virsh("suspend", "vexed-compute-01")
+    shown = ai_how("status", "c.yaml", "--json")
+    assert [node["state"] for node in json.loads(shown.stdout)["nodes"]] == ["running", "paused"]
+    assert shown.returncode == 1
+    assert "vexed-compute-01 is paused and stays so" in ai_how("up", "c.yaml", "--no-wait").stderr
+    virsh("resume", "vexed-compute-01")
+    assert ai_how("status", "c.yaml").returncode == 0
+
+
+def test_saved_machine_goes_on_with_the_lease_that_it_had(brought_up: Callable[..., None]) -> None:
+    leases = Path("/var/lib/libvirt/dnsmasq/br-vexed.status")
+    brought_up()
+    nodes = json.loads(ai_how("status", "c.yaml", "--json").stdout)["nodes"]
+    held = [
+        {"ip-address": node["ip"], "mac-address": node["mac"], "expiry-time": int(time.time()) + 3600} for node in nodes
+    ]
+    leases.write_text(json.dumps(held))
+    done("up", "c.yaml", "--timeout", "5")
+    virsh("managedsave", "vexed-compute-01")
+    done("up", "c.yaml", "--timeout", "5")
 
 
 def test_reader_of_the_progress_that_goes_away_stops_nothing(brought_up: Callable[..., None]) -> None:

@@ -13,7 +13,14 @@ from ai_how.cli.terminal import paint, print_json, say, table
 if TYPE_CHECKING:
     from ai_how.engine.status import ClusterStatus
 
-_COLOURS = {"active": "green", "running": "green", "inactive": "yellow", "stopped": "yellow", "missing": "red"}
+_COLOURS = {
+    "active": "green",
+    "running": "green",
+    "inactive": "yellow",
+    "paused": "yellow",
+    "stopped": "yellow",
+    "missing": "red",
+}
 
 
 def status(ctx: typer.Context, target: Target = None, cluster: ClusterOption = None) -> int:

@@ -111,6 +111,8 @@ def up(
             _say_pending(plan, progress)
         state.remember(name, libvirt.uri)
         state.finish(name)
+        for node in sorted(domains.paused(libvirt) & {each.name for each in observed.domains}):
+            progress(Note(f"{node} is paused and stays so; let it go on: virsh resume {node}", warning=True))
         if wait:
             _wait(site, spec, want, before, within)
             if plan:
@@ -232,10 +234,13 @@ def _wait(site: Site, spec: Cluster, want: Iterable[Resource], before: dict[str,
 
 def _expiries(libvirt: Libvirt, spec: Cluster, plan: Plan) -> dict[str, int]:
     """When the leases end that nodes still hold from an earlier life, of those that this plan starts."""
+    # One that goes on where it was saved goes on with its lease, too, and does not ask for it again.
+    resumed = domains.saved(libvirt)
     started = {
         step.want.mac
         for step in plan.steps
         if isinstance(step.want, Domain) and step.want.running and not (step.have is not None and step.have.up)
+        if step.want.name not in resumed
     }
     return {each.mac: each.expires for each in leases(libvirt, spec.network.name) if each.mac in started}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
@@ -11,6 +12,8 @@ from typing import Any
 from ai_how.engine.observe import Observed
 from ai_how.engine.wait import Lease, leases
 from ai_how.host.libvirt import Libvirt
+from ai_how.providers import domain as domains
+from ai_how.resources.domain import Domain
 from ai_how.resources.pool import Pool
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.naming import network_name
@@ -29,6 +32,7 @@ class NodeState(StrEnum):
     """Whether the node's machine runs."""
 
     RUNNING = "running"
+    PAUSED = "paused"
     STOPPED = "stopped"
     MISSING = "missing"
 
@@ -115,6 +119,12 @@ class ClusterStatus:
         }
 
 
+def _node_state(node: Domain, paused: Collection[str]) -> NodeState:
+    if not node.running:
+        return NodeState.STOPPED
+    return NodeState.PAUSED if node.name in paused else NodeState.RUNNING
+
+
 def read_status(libvirt: Libvirt, cluster: str, observed: Observed, spec: Cluster | None = None) -> ClusterStatus:
     """The status of `cluster` from what was observed of it, and its leases; with `spec` also what is missing."""
     network = observed.network
@@ -127,11 +137,12 @@ def read_status(libvirt: Libvirt, cluster: str, observed: Observed, spec: Cluste
         shown = NetworkStatus(network.name, network.bridge, network.subnet, network.gateway, state, network.dns_mode)
         held = {lease.mac: lease for lease in leases(libvirt, network.name)}
         reserved = {each.mac: each.ip for each in network.reservations}
+    paused = domains.paused(libvirt) if any(node.running for node in observed.domains) else frozenset()
     nodes = [
         NodeStatus(
             node.name,
             node.role,
-            NodeState.RUNNING if node.running else NodeState.STOPPED,
+            _node_state(node, paused),
             node.mac,
             reserved.get(node.mac),
             # A lease outlives its machine; only a running one holds it.

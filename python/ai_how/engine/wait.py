@@ -44,7 +44,7 @@ class Stage(StrEnum):
     NO_TAP = "its machine has no link on the bridge, or the link is switched off"
     NO_DISCOVER = "its machine has sent nothing yet, no DHCPDISCOVER: still booting, or no driver for its network card"
     NO_LEASE = "it sends packets, but no lease was given: DHCP client not running, or dnsmasq does not answer"
-    WRONG_LEASE = "it has a lease for another address than the one reserved for it"
+    WRONG_LEASE = "its lease is for another address than the one reserved for it: it asks again when it is restarted"
 
 
 def leases(libvirt: Libvirt, network: str) -> tuple[Lease, ...]:

@@ -27,6 +27,20 @@ def observe_all(libvirt: Libvirt) -> list[Domain]:
     return [domain for domain in found if domain is not None]
 
 
+def paused(libvirt: Libvirt) -> frozenset[str]:
+    """The names of the host's machines that are there and stand still: somebody paused them, or their disk is full."""
+    with libvirt.doing("cannot list the host's machines"):
+        handles = libvirt.connection.listAllDomains(libvirt.api.VIR_CONNECT_LIST_DOMAINS_PAUSED)
+    return frozenset(handle.name() for handle in handles)
+
+
+def saved(libvirt: Libvirt) -> frozenset[str]:
+    """The names of the host's machines that go on where they were saved when they are started (virsh managedsave)."""
+    with libvirt.doing("cannot list the host's machines"):
+        handles = libvirt.connection.listAllDomains(libvirt.api.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+    return frozenset(handle.name() for handle in handles)
+
+
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     """Machines of these names that someone else made."""
     with libvirt.doing("cannot list the host's machines"):
