@@ -143,6 +143,17 @@ def test_disk_of_a_snapshot_is_not_put_aside(brought_up: Callable[..., None]) ->
     assert "nothing to do" in done("up", "c.yaml", "--no-wait")
 
 
+def test_what_was_undefined_while_at_work_is_defined_again_or_removed(brought_up: Callable[..., None]) -> None:
+    brought_up()
+    virsh("net-undefine", "vexed-network")
+    brought_up()
+    assert "vexed-network" in virsh("net-list", "--persistent", "--autostart", "--name")
+    virsh("undefine", "vexed-compute-01")
+    virsh("net-undefine", "vexed-network")
+    done("destroy", "c.yaml", "--yes")
+    assert nothing_is_there()
+
+
 def test_paused_machine_is_told_from_a_running_one(brought_up: Callable[..., None]) -> None:
     brought_up()
     virsh("suspend", "vexed-compute-01")

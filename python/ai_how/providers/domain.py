@@ -75,6 +75,10 @@ def remove(libvirt: Libvirt, have: Domain) -> None:
     if handle is None:
         return
     power_off(libvirt, handle, have.name)
+    # One that somebody undefined while it ran went with its power.
+    handle = find(libvirt, have.name)
+    if handle is None:
+        return
     api = libvirt.api
     with libvirt.doing(f"cannot undefine {have.name}"):
         handle.undefineFlags(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+from ai_how.errors import HostError
 from ai_how.host import dhcp
 from ai_how.host.libvirt import Handle, Libvirt
 from ai_how.resources import xml
@@ -101,6 +103,9 @@ def _set_power(libvirt: Libvirt, want: VirtualNetwork) -> None:
                 handle.create()
             else:
                 handle.destroy()
+        if want.autostart and not handle.isPersistent():
+            # Somebody undefined it while it was active; only what is defined starts by itself.
+            handle = libvirt.connection.networkDefineXML(want.to_xml())
         if bool(handle.autostart()) != want.autostart:
             handle.setAutostart(want.autostart)
 
@@ -137,4 +142,6 @@ def _update_live(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -
     holders = {each.mac for each in fresh}
     for each in old - fresh:
         if each.mac not in holders:
-            dhcp.release(want.bridge, want.gateway, each.ip, each.mac)
+            # Not root on a kernel before 5.7 may not; the change is complete without it, and the lease expires.
+            with contextlib.suppress(HostError):
+                dhcp.release(want.bridge, want.gateway, each.ip, each.mac)
