@@ -296,3 +296,13 @@ def test_limits_are_far_above_ten_thousand_listed_nodes(tmp_path: Path) -> None:
     nodes = load_file(path).model.clusters["hpc"].compute_nodes
     assert isinstance(nodes, tuple)
     assert len(nodes) == 10_000
+
+
+@pytest.mark.parametrize("path", ["/a\nb.qcow2", "/a\x07.qcow2", "/a\udc80.qcow2", Path("/a\x7f.qcow2")])
+def test_an_image_path_that_xml_cannot_carry_is_a_problem_and_no_bug(path: str | Path) -> None:
+    machine = {"cpu_cores": 1, "memory_gb": 1, "disk_gb": 1}
+    network = {"subnet": "192.168.100.0/24", "bridge": "br-hpc"}
+    cluster = {"name": "hpc", "base_image_path": path, "network": network, "controller": machine}
+    found = load_mapping({"clusters": {"hpc": cluster}}).problems
+    assert [problem.dotted for problem in found] == ["clusters.hpc.base_image_path"]
+    assert "control characters" in found[0].message

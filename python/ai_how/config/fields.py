@@ -36,6 +36,8 @@ _BRIDGE = re.compile(BRIDGE_PATTERN)
 _MAC = re.compile(MAC_PATTERN)
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+#: What the XML that libvirt reads cannot carry (XML 1.0, production 2), and a line break, which it would fold.
+_NOT_XML = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT])i?B?", re.IGNORECASE)
 
 
@@ -199,11 +201,11 @@ def read_domain(value: Any) -> str:
 
 def read_path(value: Any) -> Path:
     """A path as written; spec/resolve.py anchors it at the configuration's folder. Variables are not expanded."""
-    if isinstance(value, Path):
-        return value
-    text = _text(value, "a path to a qcow2 image", "/var/lib/images/base.qcow2")
-    if "\0" in text:
-        raise wrong("a path cannot contain a NUL character", "write the path of the image")
+    text = (
+        str(value) if isinstance(value, Path) else _text(value, "a path to a qcow2 image", "/var/lib/images/base.qcow2")
+    )
+    if _NOT_XML.search(text):
+        raise wrong("a path cannot contain control characters", "write the path of the image")
     if re.match(r"[a-z]+://", text):
         raise wrong(f"{show(text)} is a URL", "download the image and write the path of the file")
     return Path(text)
