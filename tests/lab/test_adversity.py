@@ -154,6 +154,16 @@ def test_what_was_undefined_while_at_work_is_defined_again_or_removed(brought_up
     assert nothing_is_there()
 
 
+def test_renamed_machine_is_named_and_left_alone(brought_up: Callable[..., None]) -> None:
+    brought_up("--no-start")
+    virsh("domrename", "vexed-compute-01", "mine")
+    said = refused(3, "up", "c.yaml", "--no-start")
+    assert "'mine'" in said
+    assert "virsh domrename" in said
+    virsh("domrename", "mine", "vexed-compute-01")
+    assert "nothing to do" in done("up", "c.yaml", "--no-start")
+
+
 def test_paused_machine_is_told_from_a_running_one(brought_up: Callable[..., None]) -> None:
     brought_up()
     virsh("suspend", "vexed-compute-01")
