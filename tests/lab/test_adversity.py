@@ -96,6 +96,19 @@ def test_disks_whose_machines_are_gone_are_shown_and_removed_only_after_asking(b
     assert nothing_is_there()
 
 
+def test_destroy_names_what_is_left_of_a_cluster(brought_up: Callable[..., None]) -> None:
+    brought_up("--no-start")
+    for node in ("vexed-controller", "vexed-compute-01"):
+        virsh("undefine", node)
+    assert f"vexed: vexed-network, and the disks in {STORAGE}, whose machines are gone" in refused(
+        2, "destroy", "vexed"
+    )
+    virsh("pool-destroy", "ai-how-vexed")
+    virsh("pool-undefine", "ai-how-vexed")
+    shutil.rmtree(STORAGE)
+    assert "vexed: vexed-network\n" in refused(2, "destroy", "vexed")
+
+
 def test_undefined_pool_is_taken_back_with_the_disks_in_it(brought_up: Callable[..., None]) -> None:
     brought_up()
     for _ in range(2):

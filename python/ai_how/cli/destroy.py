@@ -35,8 +35,10 @@ def destroy(
         nodes = ", ".join(node.name for node in found.nodes[:5]) + (" …" if len(found.nodes) > 5 else "")
         if nodes:
             note(f"{found.cluster}: {found.network.name} and {len(found.nodes)} nodes with their disks ({nodes})")
-        else:
+        elif found.storage is not None:
             note(f"{found.cluster}: {found.network.name}, and the disks in {found.storage}, whose machines are gone")
+        else:
+            note(f"{found.cluster}: {found.network.name}")
     if doomed and not confirm("Remove them, with all data on their disks?", yes=yes):
         note("nothing was removed")
         return 1
