@@ -287,8 +287,8 @@ def test_the_other_libvirt_runs_from_its_directory(nested_lab: Callable[..., Lab
     assert one.run(["sh", "-c", "tail -c 6 /proc/$(cat /run/libvirtd.pid)/exe"]).stdout == "marked"
     loaded = one.run(["sh", "-c", "grep -o '/.*libvirt.*[.]so.*' /proc/$(cat /run/libvirtd.pid)/maps | sort -u"]).stdout
     assert len(loaded.split()) > 3
-    for path in loaded.split():
-        assert one.run(["tail", "-c", "6", path]).stdout == "marked"
+    for library in loaded.split():
+        assert one.run(["tail", "-c", "6", library]).stdout == "marked"
     assert Path(files[0]).read_bytes()[-6:] != b"marked"
 
 

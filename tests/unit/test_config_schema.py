@@ -138,9 +138,9 @@ def _violations(data: Any, schema: dict[str, Any], root: dict[str, Any], at: str
         found.append(f"{at}: pattern")
     if ("minimum" in schema and data < schema["minimum"]) or ("maximum" in schema and data > schema["maximum"]):
         found.append(f"{at}: range")
-    for keyword, enough in (("anyOf", lambda n: n >= 1), ("oneOf", lambda n: n == 1)):
+    for keyword, most in (("anyOf", None), ("oneOf", 1)):
         fitting = [option for option in schema.get(keyword, ()) if not _violations(data, option, root, at)]
-        if keyword in schema and not enough(len(fitting)):
+        if keyword in schema and not 1 <= len(fitting) <= (most or len(fitting)):
             found.append(f"{at}: {keyword}")
     if isinstance(data, list) and "items" in schema:
         for i, item in enumerate(data):

@@ -137,7 +137,7 @@ def test_stopping_takes_the_machines_first_and_starting_takes_them_last() -> Non
 
 
 def test_a_change_says_what_differs_and_whom_it_disturbs() -> None:
-    want = [POOL, network(), disk(0), machine(0, vcpus=4), SEED]
+    want: list[Resource] = [POOL, network(), disk(0), machine(0, vcpus=4), SEED]
     [step] = make_plan(want, cluster(1)).steps
     assert (step.reason, step.disturbs) == ("vcpus differs", ("n0",))
     assert [(each.field, each.old, each.new) for each in step.fields] == [("vcpus", 1, 4)]
