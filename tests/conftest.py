@@ -5,6 +5,7 @@ Where no lab can be opened the tests in tests/lab skip with the reason, or fail 
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,9 @@ from ai_how import lab
 from ai_how.images import build_micro_image
 
 _LAB_TESTS = Path(__file__).parent / "lab"
+
+# A shell starts what runs in its background with SIGINT ignored, and everything below inherits that; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

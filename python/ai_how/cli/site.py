@@ -93,8 +93,12 @@ def specs_of(document: Document, cluster: str | None) -> list[Cluster]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let a closed terminal or a polite kill end the work as Ctrl-C does: after undoing or journalling."""
-    replaced = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGTERM, signal.SIGHUP)}
+    """Let a closed terminal or a polite kill end the work as Ctrl-C does: after undoing or journalling.
+
+    What the caller has us ignore stays ignored: under nohup a closed terminal ends nothing.
+    """
+    heard = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    replaced = {each: signal.signal(each, signal.default_int_handler) for each in heard}
     try:
         yield
     finally:
