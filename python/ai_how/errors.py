@@ -46,6 +46,12 @@ class Problem:
         return text
 
 
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of `names`, as a message lists them: `a, b and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 class AiHowError(Exception):
     """The root. `what` names the thing, `why` the cause, `remedy` what to do."""
 
@@ -120,6 +126,19 @@ class StateError(HostError):
 
 class UnsafeChange(HostError):
     """The change would lose data or connections, and this command does not do that by itself."""
+
+
+class NodesLeave(UnsafeChange):
+    """Nodes that are no longer configured would be removed, with what is on their disks. `nodes` are their names."""
+
+    def __init__(self, cluster: str, nodes: Sequence[str]) -> None:
+        self.nodes = tuple(nodes)
+        super().__init__(
+            f"cluster {cluster} is not changed",
+            why=f"no longer configured, and to be removed with their disks: {some(nodes)}",
+            remedy="If that is meant: ai-how up --yes, or start_cluster(remove_nodes=True).\n"
+            "Nodes of a list are named by their place: give each a `name`, and one can leave alone.",
+        )
 
 
 class PrivilegeError(AiHowError):

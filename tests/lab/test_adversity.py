@@ -18,9 +18,11 @@ import pytest
 import yaml
 
 from ai_how.engine import cluster as engine
+from ai_how.engine.events import Event, StepDone
 from ai_how.errors import StateError
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.lock import held
+from ai_how.vm_management.hpc_manager import HPCClusterManager
 
 Ran = subprocess.CompletedProcess[str]
 
@@ -81,6 +83,18 @@ def brought_up(libvirt_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def nothing_is_there() -> bool:
     listed = virsh("list", "--all", "--name") + virsh("net-list", "--all", "--name") + virsh("pool-list", "--all")
     return "vexed" not in listed and not STORAGE.exists()
+
+
+def test_a_progress_that_raises_leaves_nothing_behind(brought_up: Callable[..., None]) -> None:
+    def fail(event: Event) -> None:
+        if isinstance(event, StepDone):
+            raise RuntimeError(str(event.step))
+
+    manager = HPCClusterManager(yaml.safe_load(Path("c.yaml").read_text()), progress=fail)
+    with pytest.raises(RuntimeError):
+        manager.start_cluster(wait=False)
+    assert nothing_is_there()
+    assert not Path("cluster_state.json").exists()
 
 
 def test_disks_whose_machines_are_gone_are_shown_and_removed_only_after_asking(brought_up: Callable[..., None]) -> None:

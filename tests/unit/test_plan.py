@@ -221,7 +221,7 @@ def test_a_plan_names_no_node_that_stays_as_it_is(old: set[int], new: set[int], 
         ([disk(0, capacity=99)], "capacity is 100 and would become 99, but a disk cannot shrink without losing data"),
         ([disk(0, capacity=101)], "but n0 is running: stop the cluster first (ai-how down)"),
         ([disk(0, backing="/other.qcow2")], "which needs it to be made anew and would lose what is on it"),
-        ([network(third=1)], "which restarts the network and cuts off 1 running nodes"),
+        ([network(third=1)], "which restarts the network and cuts off n0"),
     ],
 )
 def test_a_change_that_loses_data_or_connections_is_refused(want: Sequence[Resource], reason: str) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from ai_how.cli.options import Options
 from ai_how.cli.site import ClusterOption, choose, site
-from ai_how.cli.terminal import confirm, note, print_json, say
+from ai_how.cli.terminal import confirm, counted, note, print_json, say
 
 
 def destroy(
@@ -34,7 +34,7 @@ def destroy(
     for found in doomed:
         nodes = ", ".join(node.name for node in found.nodes[:5]) + (" …" if len(found.nodes) > 5 else "")
         if nodes:
-            note(f"{found.cluster}: {found.network.name} and {len(found.nodes)} nodes with their disks ({nodes})")
+            note(f"{found.cluster}: {found.network.name} and {counted(len(found.nodes), 'node')} with disk ({nodes})")
         elif found.storage is not None:
             note(f"{found.cluster}: {found.network.name}, and the disks in {found.storage}, whose machines are gone")
         else:

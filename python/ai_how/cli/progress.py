@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ai_how.cli.terminal import colourful, note, paint
+from ai_how.cli.terminal import colourful, counted, note, paint
 from ai_how.engine.events import Event, NodeReady, Note, Phase, Progress, StepDone, StepFailed, StepStarted, silent
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 #: The engine's phases as people read them, with what is counted.
 _PHASES = {
-    "apply": "taking {} steps",
-    "undo": "undoing {} steps",
+    "apply": "taking {step}",
+    "undo": "undoing {step}",
     "verify": "reading the host again",
-    "wait": "waiting for the leases of {} nodes",
-    "shut down": "asking {} nodes to shut down",
+    "wait": "waiting for the leases of {node}",
+    "shut down": "asking {node} to shut down",
 }
 
 
@@ -49,10 +49,14 @@ def _plain() -> Progress:
     return tell
 
 
+def _phase(name: str, total: int) -> str:
+    return _PHASES.get(name, name).format(step=counted(total, "step"), node=counted(total, "node"))
+
+
 def _line(event: Event) -> str:
     match event:
         case Phase(name, total):
-            return _PHASES.get(name, name).format(total) if total else ""
+            return _phase(name, total) if total else ""
         case StepDone(step, seconds):
             return f"  {step} ({seconds:.2f} s)"
         case StepFailed(step, error):
@@ -87,7 +91,7 @@ def _live() -> Iterator[Progress]:
         match event:
             case Phase(name, total):
                 if total:
-                    current[:] = [bars.add_task(_PHASES.get(name, name).format(total), total=total, now="")]
+                    current[:] = [bars.add_task(_phase(name, total), total=total, now="")]
                     if name == "verify":
                         bars.update(current[0], completed=total)
             case StepStarted(step):

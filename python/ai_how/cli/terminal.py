@@ -38,6 +38,11 @@ def note(text: str = "") -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def counted(number: int, what: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
 def print_json(data: Any) -> None:
     """The answer for programs: one JSON document."""
     print(json.dumps(data, indent=2, ensure_ascii=False))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_how.cli.options import Options
-from ai_how.cli.terminal import paint, print_json, problem_json, say, show_problem, table
+from ai_how.cli.terminal import counted, paint, print_json, problem_json, say, show_problem, table
 from ai_how.errors import ConfigurationError, Problem, Severity
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def _show(config: Path, clusters: list[Cluster], problems: list[Problem], *, eve
     for problem in problems:
         show_problem(problem, sys.stdout)
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
-    counted = [_count(errors, "error"), _count(len(problems) - errors, "warning")]
-    remarks = ", ".join(text for text in counted if text)
+    weights = ((errors, "error"), (len(problems) - errors, "warning"))
+    remarks = ", ".join(counted(number, what) for number, what in weights if number)
     if errors:
         say(f"{config}: {paint('not valid', 'red')}, {remarks}")
         return
@@ -75,14 +75,11 @@ def _show(config: Path, clusters: list[Cluster], problems: list[Problem], *, eve
         _show_cluster(cluster, everything=everything)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' if number != 1 else ''}" if number else ""
-
-
 def _show_cluster(cluster: Cluster, *, everything: bool) -> None:
     network, nodes = cluster.network, cluster.nodes
     say()
-    say(paint(f"{cluster.name} (clusters.{cluster.key}), {_count(len(nodes), 'node') or 'no nodes'}", "bold"))
+    size = counted(len(nodes), "node") if nodes else "no nodes"
+    say(paint(f"{cluster.name} (clusters.{cluster.key}), {size}", "bold"))
     say(f"  network  {network.name} on {network.bridge}: {network.subnet}, {network.dns_mode}, {network.domain}")
     say(f"  gateway  {network.gateway}")
     say(f"  pool     {network.dhcp_start} – {network.dhcp_end}")

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, assert_never
 
-from ai_how.engine.events import Phase, Progress, StepDone, StepFailed, StepStarted
+from ai_how.engine.events import Phase, Progress, StepDone, StepFailed, StepStarted, silent
 from ai_how.errors import AiHowError, Interrupted
 from ai_how.host.libvirt import AT_ONCE, Libvirt
 from ai_how.plan.plan import Action, Plan, Step
@@ -35,7 +35,7 @@ def apply(libvirt: Libvirt, plan: Plan, progress: Progress, *, undone: Callable[
     """Take every step of `plan`.
 
     When one fails, or on Ctrl-C, no further step begins, those under way end, and what this run made is undone; then
-    `undone` is called, unless something could not be. Last, the step's error is raised (HostError), or Interrupted.
+    `undone` is called, unless something could not be. Last, the error is raised (a step's HostError), or Interrupted.
     A second Ctrl-C leaves the rest as it is: the journal still holds the run.
     """
     progress(Phase("apply", len(plan.steps)))
@@ -43,15 +43,16 @@ def apply(libvirt: Libvirt, plan: Plan, progress: Progress, *, undone: Callable[
     workers = ThreadPoolExecutor(AT_ONCE)
     try:
         _take_all(plan, workers, lambda step: take(libvirt, step), begun, progress)
-    except (AiHowError, KeyboardInterrupt) as stop:
+    except (Exception, KeyboardInterrupt) as stop:  # whatever it is, a caller's progress included: undone, then raised
+        listener = progress if isinstance(stop, AiHowError | KeyboardInterrupt) else silent
         try:
             workers.shutdown()  # an undo beside a step under way could come too early for it
-            complete = _undo(libvirt, begun, progress)
+            complete = _undo(libvirt, begun, listener)
             if complete:
                 undone()
         except KeyboardInterrupt as again:
             raise Interrupted("interrupted again", why="not all was undone", remedy=_REMEDY) from again
-        if isinstance(stop, AiHowError):
+        if not isinstance(stop, KeyboardInterrupt):
             raise
         why = "what this run had made was undone" if complete else "not all could be undone"
         raise Interrupted("interrupted", why=why, remedy="" if complete else _REMEDY) from stop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from ai_how.engine.observe import Observed, known, observe, refuse_clashes
 from ai_how.engine.state import State, open_state
 from ai_how.engine.status import ClusterStatus, read_status
 from ai_how.engine.wait import leases, wait_for_leases
-from ai_how.errors import HostError, UnsafeChange
+from ai_how.errors import HostError, NodesLeave, UnsafeChange
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.lock import held
 from ai_how.host.routes import list_routes, read_routes
 from ai_how.plan.plan import Plan, Step, make_plan
-from ai_how.plan.refuse import lost_disks, refusals
+from ai_how.plan.refuse import leaving_nodes, lost_disks, refusals
 from ai_how.providers import domain as domains
 from ai_how.providers import network as networks
 from ai_how.providers import pool as pools
@@ -70,12 +70,14 @@ def up(
     *,
     cluster: str | None = None,
     start: bool = True,
+    remove_nodes: bool = False,
     wait: bool = True,
     within: float = LEASES_WITHIN,
 ) -> Outcome:
     """Make the cluster run as configured, and wait until each of its nodes has its lease (`wait`, `within` seconds).
 
-    Without `start` machines are defined only; one that runs already keeps running.
+    Without `start` machines are defined only; one that runs already keeps running. Without `remove_nodes` a plan that
+    removes nodes with their disks is refused (NodesLeave).
 
     Raises ConfigurationError, NotOurs, UnsafeChange or HostError before anything is changed; HostError or Interrupted
     after undoing what this run made; NotReady, leaving the machines as they are.
@@ -96,9 +98,12 @@ def up(
             running = {each.name for each in observed.domains if each.running}
             want = tuple(_leave_off(each, running) for each in want)
         plan = make_plan(want, observed.resources)
+        kept = {each.name: each for each in observed.domains if each.running}
         before: dict[str, int] = {}
         if plan:
             _check(libvirt, document, spec, able, want, observed, plan, progress)
+            if not remove_nodes and (leaving := leaving_nodes(plan)):
+                raise NodesLeave(name, leaving)
             before |= _expiries(libvirt, spec, plan)
 
             def watch(event: Event) -> None:
@@ -114,7 +119,8 @@ def up(
         for node in sorted(domains.paused(libvirt) & {each.name for each in observed.domains}):
             progress(Note(f"{node} is paused and stays so; let it go on: virsh resume {node}", warning=True))
         if wait:
-            _wait(site, spec, want, before, within)
+            nodes = _to_wait_for(libvirt, spec, want, kept, progress)
+            _wait(site, spec, nodes, before, within)
             if plan:
                 observed = observe(libvirt, name)
         return Outcome(plan.steps, read_status(libvirt, name, observed))
@@ -220,11 +226,34 @@ def _carry_out(site: Site, state: State, verb: str, name: str, plan: Plan, want:
         time.sleep(0.1)
 
 
-def _wait(site: Site, spec: Cluster, want: Iterable[Resource], before: dict[str, int], within: float) -> None:
+def _to_wait_for(
+    libvirt: Libvirt, spec: Cluster, want: Iterable[Resource], kept: Mapping[str, Domain], progress: Progress
+) -> list[Domain]:
+    """The nodes whose leases are to be waited for: those that run, but for those of `kept` that ran before with
+    another address, which they keep until they ask anew. Says which.
+    """
+    held = {each.mac: each.ip for each in leases(libvirt, spec.network.name)}
+    addresses = {node.name: node.ip for node in spec.nodes}
+    nodes = []
+    for each in want:
+        if not isinstance(each, Domain) or not each.running:
+            continue
+        now, ip = kept.get(each.name), addresses[each.name]
+        if now is not None and now.mac != each.mac:
+            continue  # named among what waits for the next start
+        if now is not None and ip is not None and held.get(each.mac, ip) != ip:
+            text = f"{each.name} keeps {held[each.mac]} until it is restarted or renews its lease; then it gets {ip}"
+            progress(Note(text, warning=True))
+        else:
+            nodes.append(each)
+    return nodes
+
+
+def _wait(site: Site, spec: Cluster, nodes: Collection[Domain], before: dict[str, int], within: float) -> None:
     wait_for_leases(
         site.libvirt,
         spec.network.name,
-        [each for each in want if isinstance(each, Domain) and each.running],
+        nodes,
         {node.mac: node.ip for node in spec.nodes if node.ip is not None},
         before=before,
         within=within,

@@ -9,7 +9,7 @@ from typing import assert_never
 
 from ai_how.config.load import Document
 from ai_how.engine.events import Note, Progress
-from ai_how.errors import ConfigurationError, HostError
+from ai_how.errors import ConfigurationError, HostError, some
 from ai_how.host.image import blocked_for, header_of
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.machine import cpus, kvm_ability, memory_kib
@@ -110,8 +110,7 @@ def check_image(document: Document, cluster: Cluster, able: Abilities) -> None:
         needed = -(-header.virtual_size // (MIB * KIB_PER_MIB))
         raise refuse(
             f"the image's disk of {header.virtual_size / MIB / KIB_PER_MIB:.1f} GiB is larger than disk_gb of "
-            + ", ".join(node.name for node in small[:5])
-            + (f" and {len(small) - 5} more" if len(small) > 5 else ""),
+            + some([node.name for node in small]),
             f"set disk_gb to at least {needed} for them",
         )
     if blocked is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ai_how.errors import some
 from ai_how.plan.plan import Action, Plan, Step
 from ai_how.resources.base import Impact, Kind
 from ai_how.resources.domain import Domain
@@ -26,10 +27,18 @@ def lost_disks(plan: Plan, machines: Iterable[Domain]) -> tuple[str, ...]:
     )
 
 
+def leaving_nodes(plan: Plan) -> tuple[str, ...]:
+    """The nodes whose disks, with all that is on them, `plan` would remove."""
+    return tuple(
+        step.have.node for step in plan.steps if step.action is Action.REMOVE and isinstance(step.have, Volume)
+    )
+
+
 def _reasons(step: Step) -> list[str]:
     reasons = []
+    restarts = []
     for change in step.fields:
-        differs = f"{step.target}: {change.field} is {change.old} and would become {change.new}"
+        differs = f"{change.field} is {_said(change.old)} and would become {_said(change.new)}"
         if isinstance(step.want, Volume) and change.field == "capacity" and isinstance(step.have, Volume):
             if step.want.capacity < step.have.capacity:
                 reasons.append(f"{differs}, but a disk cannot shrink without losing data")
@@ -43,8 +52,15 @@ def _reasons(step: Step) -> list[str]:
         elif change.impact is Impact.RECREATE:
             reasons.append(f"{differs}, which needs it to be made anew and would lose what is on it")
         elif step.target.kind is Kind.NETWORK and change.impact is Impact.RESTART and step.disturbs:
-            reasons.append(
-                f"{differs}, which restarts the network and cuts off {len(step.disturbs)} running nodes: "
-                "stop the cluster first (ai-how down)"
-            )
-    return reasons
+            restarts.append(differs)
+    if restarts:
+        reasons.append(
+            f"{', '.join(restarts)}, which restarts the network and cuts off {some(step.disturbs)}: "
+            "stop the cluster first (ai-how down)"
+        )
+    return [f"{step.target}: {reason}" for reason in reasons]
+
+
+def _said(value: object) -> str:
+    """A value of a field as people write it."""
+    return ", ".join(_said(each) for each in value) if isinstance(value, tuple) else str(value)

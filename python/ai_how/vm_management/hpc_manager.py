@@ -54,14 +54,19 @@ class HPCClusterManager:
         """The cluster as configured, every default filled in (without what a host may remember of it)."""
         return self._spec
 
-    def start_cluster(self, *, wait: bool = True, timeout: float = LEASES_WITHIN) -> Outcome:
+    def start_cluster(
+        self, *, wait: bool = True, timeout: float = LEASES_WITHIN, remove_nodes: bool = False
+    ) -> Outcome:
         """Make the cluster run, and wait up to `timeout` seconds until every node has its lease (unless not `wait`).
 
-        Raises HostError or Interrupted after undoing what the call made, NotReady (machines left running) where a
-        node has no lease in time.
+        Nodes that are there and no longer configured are removed with their disks only with `remove_nodes`; without
+        it that is refused (NodesLeave). Raises HostError or Interrupted after undoing what the call made, NotReady
+        (machines left running) where a node has no lease in time.
         """
         with self._site() as site:
-            return engine.up(site, self._document, cluster=self._spec.key, wait=wait, within=timeout)
+            return engine.up(
+                site, self._document, cluster=self._spec.key, remove_nodes=remove_nodes, wait=wait, within=timeout
+            )
 
     def stop_cluster(self, *, timeout: float = SHUTDOWN_WITHIN) -> Outcome:
         """Shut the nodes down, by force what still runs after `timeout` seconds; disks and addresses are kept."""

@@ -46,10 +46,10 @@ def test_nodes_come_and_go_without_touching_the_others_and_destroy_leaves_nothin
     cluster = document["clusters"]["hpc"]
     cluster |= {"base_image_path": str(micro_image), "controller": SMALL}
 
-    def up(nodes: list[dict[str, Any]]) -> tuple[str, dict[str, str], dict[str, str]]:
+    def up(nodes: list[dict[str, Any]], *words: str) -> tuple[str, dict[str, str], dict[str, str]]:
         cluster["compute_nodes"] = nodes
         path.write_text(yaml.safe_dump(document))
-        ran = ai_how("up", path)
+        ran = ai_how("up", path, *words)
         assert ran.returncode == 0, ran.stderr
         held = {each["node"]: each["ip"] for each in json.loads(ai_how("leases", path, "--json").stdout)}
         return ran.stderr, held, numbers(virsh)
@@ -64,7 +64,16 @@ def test_nodes_come_and_go_without_touching_the_others_and_destroy_leaves_nothin
     taken = re.findall(r"^  (\w+ \w+) \S+ \(", said, re.MULTILINE)
     assert sorted(taken) == ["change network", "create domain", "create volume"]
 
-    said, held, shrunk = up([{"name": "hpc-cluster-compute-02", **SMALL}])
+    # A node never goes, with its disk, only because it is no longer in the file.
+    cluster["compute_nodes"] = [{"name": "hpc-cluster-compute-02", **SMALL}]
+    path.write_text(yaml.safe_dump(document))
+    refused = ai_how("up", path)
+    assert refused.returncode == 3
+    assert "to be removed with their disks: hpc-cluster-compute-01" in refused.stderr
+    assert "up --yes" in refused.stderr
+    assert numbers(virsh) == grown
+
+    said, held, shrunk = up([{"name": "hpc-cluster-compute-02", **SMALL}], "--yes")
     assert shrunk == {name: grown[name] for name in ("hpc-cluster-controller", "hpc-cluster-compute-02")}
     assert held["hpc-cluster-compute-02"] == "192.168.100.11"
     taken = re.findall(r"^  (\w+ \w+) \S+ \(", said, re.MULTILINE)
@@ -82,6 +91,12 @@ def test_nodes_come_and_go_without_touching_the_others_and_destroy_leaves_nothin
     login = {"name": "hpc-cluster-login", "ip": "192.168.100.10", **SMALL}
     _, held, _ = up([{"name": "hpc-cluster-compute-02", **SMALL}, login])
     assert held["hpc-cluster-login"] == "192.168.100.10"
+
+    # One that runs keeps its address for now, and nobody waits for what cannot come yet.
+    cluster["controller"] = {"ip_address": "192.168.100.50", **SMALL}
+    said, held, _ = up([{"name": "hpc-cluster-compute-02", **SMALL}, login])
+    assert "hpc-cluster-controller keeps 192.168.100.2 until it is restarted" in said
+    assert held["hpc-cluster-controller"] == "192.168.100.2"
 
     assert ai_how("destroy", path, "--yes").returncode == 0
     assert [each.name for each in folder.iterdir()] == ["cluster.yaml"]
