@@ -17,8 +17,9 @@ from ai_how.images import build_micro_image
 
 _LAB_TESTS = Path(__file__).parent / "lab"
 
-# A shell starts what runs in its background with SIGINT ignored, and everything below inherits that; tests send it.
+# In a shell's background SIGINT is ignored, under nohup SIGHUP, and everything below inherits that; tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)

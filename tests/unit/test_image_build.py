@@ -156,9 +156,19 @@ def test_directory_that_may_not_be_written_is_a_privilege_error(cache: Path, tmp
         build_micro_image(closed / "micro.qcow2", cache=cache)
 
 
-def test_cache_follows_the_xdg_variable_and_ignores_a_relative_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/srv/cache")
-    assert default_cache() == Path("/srv/cache/ai-how/images")
+def test_cache_follows_the_xdg_variable_and_ignores_a_relative_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert default_cache() == tmp_path / "cache" / "ai-how" / "images"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert default_cache() == Path("/home/someone/.cache/ai-how/images")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache() == tmp_path / ".cache" / "ai-how" / "images"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_root_never_builds_in_the_home_of_somebody_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    os.chown(tmp_path, 65534, 65534)
+    assert default_cache() == Path("/var/cache/ai-how/images")

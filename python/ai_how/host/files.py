@@ -12,6 +12,29 @@ from pathlib import Path
 from ai_how.errors import StateError
 
 
+def own_cache() -> Path | None:
+    """This user's cache for ai-how (XDG Base Directory Specification), None where there is none of their own.
+
+    Under sudo HOME may be somebody else's: a file of root's in it would be in their way, and what they put there would
+    be run by root.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        try:
+            base = Path("~/.cache").expanduser()
+        except RuntimeError:  # there is no home
+            return None
+    for place in (base, base.parent):
+        try:
+            owner = place.stat().st_uid
+        except FileNotFoundError:
+            continue
+        except OSError:
+            break
+        return base / "ai-how" if owner == os.geteuid() else None
+    return None
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` with `text`: readers and crashes see the old content or the new. Mode 0600. Raises OSError.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import filecmp
+import glob
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ai_how.errors import HostError, PrivilegeError, UsageError
+from ai_how.host.files import own_cache
 from ai_how.images import cpio, disk, packages, rootfs
 
 Progress = Callable[[str], None]
@@ -51,9 +53,17 @@ class BuiltImage:
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/ai-how/images`, by default under `~/.cache` (XDG Base Directory Specification)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "ai-how" / "images"
+    """The folder `images` in the user's own cache; for root without one in /var/cache. Raises UsageError."""
+    own = own_cache()
+    if own is None and os.geteuid() == 0:
+        own = Path("/var/cache/ai-how")
+    if own is None:
+        raise UsageError(
+            "there is no cache to build images in",
+            why="this user has no home directory of their own",
+            remedy="Name a directory: XDG_CACHE_HOME=DIR ai-how image build PATH",
+        )
+    return own / "images"
 
 
 def build_micro_image(
@@ -240,7 +250,9 @@ def _publish(image: Path, path: Path, *, replace: bool) -> None:
 
 def _remove_abandoned(path: Path) -> None:
     """Removes beside `path` what builders that were killed while copying have left: nobody holds a lock on it."""
-    for part in path.parent.glob(f".{path.name}.*.part"):
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if not part.is_file():
+            continue
         with contextlib.suppress(OSError), part.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part.unlink()

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from ai_how.errors import HostError, PrivilegeError
+from ai_how.host.files import own_cache
 from ai_how.lab.needs import search_path, unavailable
 from ai_how.lab.spec import LabSpec
 
@@ -125,21 +126,9 @@ def run(
 
 
 def cache_directory() -> Path | None:
-    """Where labs keep what libvirtd learnt about QEMU; None where there is no directory of our own to keep it in
-    (under sudo, HOME may be somebody else's, and a file of root's in it would be in their way)."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    except RuntimeError:  # there is no home
-        return None
-    for place in (base, base.parent):
-        try:
-            owner = place.stat().st_uid
-        except FileNotFoundError:
-            continue
-        except OSError:
-            break
-        return base / "ai-how" / "lab" if base.is_absolute() and owner == os.geteuid() else None
-    return None
+    """Where labs keep what libvirtd learnt about QEMU; None where there is no directory of our own to keep it in."""
+    own = own_cache()
+    return None if own is None else own / "lab"
 
 
 def _environment(spec: LabSpec) -> dict[str, str]:
