@@ -152,7 +152,7 @@ def _process(subject: Subject, *words: str) -> Callable[[], Taken]:
 
 def _engine_up(subject: Subject) -> None:
     with Libvirt(floor.URI) as libvirt:
-        engine.up(engine.Site(libvirt, subject.state), load_file(subject.config), wait=False)
+        engine.up(engine.Site(libvirt, subject.state), load_file(subject.config), "hpc", wait=False)
 
 
 def _engine_destroy(subject: Subject) -> None:

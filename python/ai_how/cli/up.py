@@ -45,7 +45,7 @@ def up(
     def bring_up(spec: Cluster, *, remove_nodes: bool) -> Outcome:
         with site(options) as place:
             return engine.up(
-                place, document, cluster=spec.key, start=start, remove_nodes=remove_nodes, wait=wait, within=timeout
+                place, document, spec.key, start=start, remove_nodes=remove_nodes, wait=wait, within=timeout
             )
 
     outcomes = []

@@ -67,14 +67,16 @@ class Site:
 def up(
     site: Site,
     document: Document,
+    key: str,
     *,
-    cluster: str | None = None,
     start: bool = True,
     remove_nodes: bool = False,
     wait: bool = True,
     within: float = LEASES_WITHIN,
 ) -> Outcome:
     """Make the cluster run as configured, and wait until each of its nodes has its lease (`wait`, `within` seconds).
+
+    `key` is that of one of the document's clusters, which spec/resolve.py has found to be valid in itself.
 
     Without `start` machines are defined only; one that runs already keeps running. Without `remove_nodes` a plan that
     removes nodes with their disks is refused (NodesLeave).
@@ -83,14 +85,13 @@ def up(
     after undoing what this run made; NotReady, leaving the machines as they are.
     """
     libvirt, progress = site.libvirt, site.progress
-    # Without the host first: what is wrong with the configuration itself is said before anything is asked of it.
-    name = resolve(document, cluster).name
+    name = document.model.clusters[key].name
     with open_state(site.state) as state, held(libvirt.uri, name):
         _say_if_cut_off(state, name, progress)
         observed = _observe_awake(libvirt, name)
         routes = read_routes(list_routes())
-        memory = {key: known(observed, routes, each.name) for key, each in document.model.clusters.items()}
-        spec = resolve(document, cluster, known=memory)
+        memory = {other: known(observed, routes, each.name) for other, each in document.model.clusters.items()}
+        spec = resolve(document, key, known=memory)
         able = preflight.abilities(libvirt)
         facts = HostFacts(kvm=preflight.choose_kvm(spec, able, progress))
         want = compile_cluster(spec, facts)

@@ -23,8 +23,14 @@ def observe_all(libvirt: Libvirt) -> list[Domain]:
     """Every machine of the host that carries our mark, of all clusters."""
     with libvirt.doing("cannot list the host's machines"):
         handles = libvirt.connection.listAllDomains()
-    found = libvirt.map(lambda handle: _read(libvirt, handle), [handle for handle in handles if is_ours(handle)])
-    return [domain for domain in found if domain is not None]
+    ours = [handle for handle in handles if is_ours(handle)]
+    texts = libvirt.map(lambda handle: _describe(libvirt, handle), ours)
+    # The list gives a number to what runs: asked for in two lists, a machine that starts in between is in neither.
+    return [
+        read_domain(text, running=handle.ID() != -1)
+        for handle, text in zip(ours, texts, strict=True)
+        if text is not None
+    ]
 
 
 def paused(libvirt: Libvirt) -> frozenset[str]:
@@ -142,17 +148,17 @@ def is_active(libvirt: Libvirt, handle: Handle) -> bool:
             raise
 
 
-def _read(libvirt: Libvirt, handle: Handle) -> Domain | None:
+def _describe(libvirt: Libvirt, handle: Handle) -> str | None:
+    """The machine's definition, None where it is gone since it was listed."""
     api = libvirt.api
-    # The list gives a number to what runs: asked for in two lists, a machine that starts in between is in neither.
-    running = handle.ID() != -1
     try:
-        return read_domain(handle.XMLDesc(api.VIR_DOMAIN_XML_INACTIVE), running=running)
+        text: str = handle.XMLDesc(api.VIR_DOMAIN_XML_INACTIVE)
     except api.libvirtError as error:
-        if error.get_error_code() == api.VIR_ERR_NO_DOMAIN:  # gone since it was listed
+        if error.get_error_code() == api.VIR_ERR_NO_DOMAIN:
             return None
         with libvirt.doing(f"cannot read {handle.name()}"):
             raise
+    return text
 
 
 def _define(libvirt: Libvirt, want: Domain) -> Handle:

@@ -51,7 +51,8 @@ def remove(libvirt: Libvirt, have: Volume) -> None:
 def _read_all(libvirt: Libvirt, pool: str) -> list[Volume]:
     handles = list_files(libvirt, pool, SUFFIX)
     with libvirt.doing(f"cannot read the volumes of {pool}"):
-        return libvirt.map(lambda handle: read_volume(handle.XMLDesc(), pool=pool), handles)
+        texts = libvirt.map(lambda handle: handle.XMLDesc(), handles)
+    return [read_volume(text, pool=pool) for text in texts]
 
 
 def list_files(libvirt: Libvirt, pool: str, suffix: str) -> list[Handle]:

@@ -9,7 +9,9 @@ from ai_how.resources.base import METADATA
 Element = etree._Element
 
 #: A parser for libvirt's own output: no network, no entities, no size surprises (networks of 10,000 hosts are large).
-_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True, remove_blank_text=True)
+_PARSER = etree.XMLParser(
+    resolve_entities=False, no_network=True, huge_tree=True, remove_blank_text=True, collect_ids=False
+)
 
 _MARK = f"{{{METADATA}}}cluster"
 

@@ -64,9 +64,7 @@ class HPCClusterManager:
         (machines left running) where a node has no lease in time.
         """
         with self._site() as site:
-            return engine.up(
-                site, self._document, cluster=self._spec.key, remove_nodes=remove_nodes, wait=wait, within=timeout
-            )
+            return engine.up(site, self._document, self._spec.key, remove_nodes=remove_nodes, wait=wait, within=timeout)
 
     def stop_cluster(self, *, timeout: float = SHUTDOWN_WITHIN) -> Outcome:
         """Shut the nodes down, by force what still runs after `timeout` seconds; disks and addresses are kept."""
