@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,19 +128,30 @@ class Session:
         """Run it at a terminal and type `keys` once it has said `wait_for`; both its outputs are in stdout."""
         ours, theirs = pty.openpty()
         argv = self.lab.enter(["bash", "-c", command], cwd=self.folder)
-        said = ""
+        said, typed = "", False
+        deadline = time.monotonic() + DEADLINE
         with subprocess.Popen(
             argv, env=self.environment(), stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as running:
             assert running.stdout is not None
-            while part := os.read(running.stdout.fileno(), 4096).decode(errors="replace"):
-                said += part
-                if wait_for in said and keys:
+            while True:
+                if select.select([running.stdout], [], [], 1.0)[0]:
+                    part = os.read(running.stdout.fileno(), 4096).decode(errors="replace")
+                    if not part:
+                        break
+                    said += part
+                    if typed or wait_for not in said:
+                        continue
+                elif time.monotonic() > deadline:
+                    running.kill()
+                    raise AssertionError(f"{command} does not end: {said}")
+                if wait_for in said:
+                    # Again where nothing comes of it: what is typed before virsh has made the terminal raw is lost.
                     os.write(ours, keys.encode())
-                    keys = ""
+                    typed = True
         for descriptor in (ours, theirs):
             os.close(descriptor)
-        assert not keys, f"{command} never said {wait_for!r}: {said}"
+        assert typed, f"{command} never said {wait_for!r}: {said}"
         return subprocess.CompletedProcess(command, running.returncode, said, "")
 
 
