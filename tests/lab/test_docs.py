@@ -32,6 +32,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Commands that a lab cannot run, by how they begin, and where they are run instead.
 ELSEWHERE = {
     "sudo scripts/demo": "tests/lab/test_demo.py",
+    "sudo scripts/test": ".ci/run",
     "sudo bench/run": "tests/lab/test_bench.py, part by part at its smallest",
     ". .venv/bin/activate": "scripts/environment makes it, for every script",
     "pip install": "a package index is needed: .ci/run installs the wheel",
