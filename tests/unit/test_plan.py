@@ -19,6 +19,7 @@ from ai_how.resources.network import Forward, Reservation, VirtualNetwork
 from ai_how.resources.pool import Pool
 from ai_how.resources.seed import Seed
 from ai_how.resources.volume import Volume
+from ai_how.spec.policy import Firewall, Policy
 from ai_how.spec.node import Role
 
 DIRECTORY = PurePosixPath("/images/ai-how-lab")
@@ -46,6 +47,7 @@ def network(*, nodes: int = 1, active: bool = True, third: int = 0) -> VirtualNe
         dnsmasq_options=(),
         active=active,
         autostart=active,
+        policy=Policy(firewall=Firewall(enabled=False)),
     )
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import assert_never
 
-from ai_how.compile.dns_modes import isolated
-from ai_how.errors import UsageError
+from ai_how.compile.dns_modes import isolated, routed, service_discovery, shared_dns
 from ai_how.resources.base import Resource
 from ai_how.resources.domain import Domain
 from ai_how.resources.names import pool_name
@@ -48,22 +47,24 @@ def _resources(cluster: Cluster, facts: HostFacts, *, running: bool) -> Iterator
     pool = Pool(pool_name(cluster.name), facts.storage / pool_name(cluster.name), active=True)
     yield pool
     yield compile_network(cluster, active=running)
+    if cluster.network.dns_mode is DnsMode.SERVICE_DISCOVERY:
+        yield from service_discovery.registrations(cluster)
     for node in cluster.nodes:
         yield from _machine(cluster, node, pool, facts, running=running)
 
 
 def compile_network(cluster: Cluster, *, active: bool) -> VirtualNetwork:
-    """The cluster's network in its DNS mode. Raises UsageError for a mode that this version does not have."""
+    """The cluster's network in its DNS mode."""
     mode = cluster.network.dns_mode
     match mode:
         case DnsMode.ISOLATED:
             return isolated.network(cluster, active=active)
-        case DnsMode.SHARED_DNS | DnsMode.ROUTED | DnsMode.SERVICE_DISCOVERY:
-            raise UsageError(
-                f"cluster {cluster.name} cannot be brought up",
-                why=f"dns_mode {mode} is valid, but this version of ai-how only runs {DnsMode.ISOLATED}",
-                remedy=f"set dns_mode: {DnsMode.ISOLATED}, or use a newer version.",
-            )
+        case DnsMode.SHARED_DNS:
+            return shared_dns.network(cluster, active=active)
+        case DnsMode.ROUTED:
+            return routed.network(cluster, active=active)
+        case DnsMode.SERVICE_DISCOVERY:
+            return service_discovery.network(cluster, active=active)
         case _:
             assert_never(mode)
 

@@ -26,6 +26,30 @@ class Accelerator(StrEnum):
     TCG = "tcg"
 
 
+class Protocol(StrEnum):
+    """The transport protocols that ports belong to."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class Egress(StrEnum):
+    """Whether nodes may open connections to the outside where nothing else is said."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class HostResolver(StrEnum):
+    """What resolves names on the host, and is told of the clusters' zones; `none`: nobody is told."""
+
+    AUTO = "auto"
+    SYSTEMD_RESOLVED = "systemd-resolved"
+    NETWORKMANAGER = "networkmanager"
+    DNSMASQ = "dnsmasq"
+    NONE = "none"
+
+
 class AddressChoice(StrEnum):
     """The words that may stand where an address or subnet would."""
 

@@ -15,13 +15,25 @@ METADATA = "urn:ai-how:metadata:1"
 
 
 class Kind(StrEnum):
-    """The kinds of resource, one module each here and in providers/."""
+    """The kinds of resource, one module each here and in providers/, from needs to dependants."""
 
+    SYSCTL = "sysctl"
+    FIREWALL = "firewall"
+    PASSAGE = "passage"
+    HOOK = "hook"
+    SERVERS = "servers"
     POOL = "pool"
     NETWORK = "network"
+    ROUTE = "route"
+    RESOLVER = "resolver"
     VOLUME = "volume"
     SEED = "seed"
     DOMAIN = "domain"
+    REGISTRATION = "registration"
+
+
+#: What is of the host outside libvirt, and takes root to change. They are computed from all clusters on the host.
+OF_THE_HOST = frozenset({Kind.SYSCTL, Kind.FIREWALL, Kind.PASSAGE, Kind.HOOK, Kind.SERVERS, Kind.ROUTE, Kind.RESOLVER})
 
 
 class Impact(StrEnum):

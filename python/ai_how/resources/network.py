@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
@@ -11,6 +11,10 @@ from lxml import etree
 
 from ai_how.resources import xml
 from ai_how.resources.base import Impact, Kind, ResourceId, identity_uuid, managed
+from ai_how.resources.firewall import TABLE
+from ai_how.resources.policy import read_policy, write_policy
+from ai_how.resources.servers import servers_option
+from ai_how.spec.policy import Policy
 
 #: libvirt's passthrough of options to dnsmasq, one line of its configuration each.
 DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
@@ -60,7 +64,7 @@ class DnsHost:
 class VirtualNetwork:
     """One network. `reservations` and `dns_hosts` are sorted; `dhcp_ranges` are inclusive; `mtu` is in bytes.
 
-    `cluster` and `dns_mode` are carried in our mark, so that a host tells by itself what it runs.
+    `cluster`, `dns_mode` and `policy` are carried in our mark, so that a host tells by itself what it runs.
     """
 
     kind: ClassVar[Kind] = Kind.NETWORK
@@ -82,6 +86,7 @@ class VirtualNetwork:
     dnsmasq_options: tuple[str, ...] = managed(Impact.RESTART)
     active: bool = managed(Impact.LIVE)
     autostart: bool = managed(Impact.LIVE)
+    policy: Policy = field(default_factory=Policy, metadata={"impact": Impact.LIVE})
 
     @property
     def key(self) -> str:
@@ -93,14 +98,20 @@ class VirtualNetwork:
 
     @property
     def needs(self) -> tuple[ResourceId, ...]:
-        return ()
+        # Rules are there before what they hold, and dnsmasq does not start without its file.
+        rules = (ResourceId(Kind.FIREWALL, TABLE),) if self.policy.firewall.enabled else ()
+        return (
+            (*rules, ResourceId(Kind.SERVERS, self.name))
+            if servers_option(self.name) in self.dnsmasq_options
+            else rules
+        )
 
     def to_xml(self) -> str:
         """The network as libvirt reads it."""
         document = etree.Element("network", nsmap={"dnsmasq": DNSMASQ})
         xml.child(document, "name", self.name)
         xml.child(document, "uuid", str(identity_uuid(self.kind, self.name)))
-        xml.mark(document, cluster=self.cluster, dns_mode=self.dns_mode)
+        xml.mark(document, cluster=self.cluster, dns_mode=self.dns_mode, policy=write_policy(self.policy))
         if self.forward is not Forward.NONE:
             xml.child(document, "forward", mode=self.forward)
         # Spanning tree and a forward delay would hold every new port for seconds; no loop can form here.
@@ -174,6 +185,7 @@ def read_network(text: str, *, active: bool, autostart: bool) -> VirtualNetwork:
         ),
         active=active,
         autostart=autostart,
+        policy=read_policy(facts.get("policy")),
     )
 
 

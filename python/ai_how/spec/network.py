@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from ai_how.config.terms import DnsMode, MacAddress
+from ai_how.spec.policy import Policy
 
 __all__ = ["DnsMode", "Network"]
 
@@ -29,6 +30,7 @@ class Network:
     dns_mode: DnsMode
     domain: str
     mtu: int | None
+    policy: Policy = field(default_factory=Policy)
 
     @property
     def gateway_answers_dns(self) -> bool:

@@ -1,0 +1,14 @@
+"""`routed`: one with the other clusters of this mode and declared routes; NAT only for what leaves for the uplink."""
+
+from __future__ import annotations
+
+from ai_how.compile.network import network as common
+from ai_how.resources.network import Forward, VirtualNetwork
+from ai_how.resources.servers import servers_option
+from ai_how.spec.cluster import Cluster
+
+
+def network(cluster: Cluster, *, active: bool) -> VirtualNetwork:
+    """The cluster's libvirt network. What is masqueraded is our table's business (compile/host.py)."""
+    options = (servers_option(cluster.network.name),)
+    return common(cluster, forward=Forward.ROUTE, active=active, options=options)

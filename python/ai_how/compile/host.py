@@ -1,0 +1,130 @@
+"""What the host itself must have for all of its clusters: rules, settings, routes, resolver entries.
+
+It is computed from every network of ours that the host has, whoever brought it up: each carries its policy in its mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from ai_how.compile.hook import HOOK
+from ai_how.compile.zones import reverse_zones
+from ai_how.config.terms import HostResolver
+from ai_how.resources.base import Resource
+from ai_how.resources.firewall import ClusterRules, FirewallTable
+from ai_how.resources.network import Forward, VirtualNetwork
+from ai_how.resources.passage import Passage
+from ai_how.resources.resolver import ResolverRoute
+from ai_how.resources.route import HostRoute
+from ai_how.resources.servers import Servers
+from ai_how.resources.sysctl import Sysctl
+from ai_how.spec.network import DnsMode
+
+#: The modes whose clusters are one with the others of the same mode on this host.
+SOCIAL = frozenset({DnsMode.SHARED_DNS, DnsMode.ROUTED})
+
+FORWARDING = "net.ipv4.ip_forward"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What of the host decides about these resources.
+
+    `uplinks`: the links of its default routes, sorted. `resolver`: what resolves names on it, `none` where nothing does
+    that we know. `passage`: the iptables chain in which forwarded packets must be accepted because a policy drops
+    them, None where no policy does.
+    """
+
+    uplinks: tuple[str, ...] = ()
+    resolver: HostResolver = HostResolver.NONE
+    passage: str | None = None
+
+
+def compile_host(networks: Iterable[VirtualNetwork], around: Surroundings) -> tuple[Resource, ...]:
+    """Everything that must exist outside libvirt for `networks`, but for those that are not ours or want no rules."""
+    ours = sorted((each for each in networks if each.cluster), key=lambda each: each.cluster)
+    return tuple(_resources([each for each in ours if each.policy.firewall.enabled], around))
+
+
+def _resources(ours: Sequence[VirtualNetwork], around: Surroundings) -> Iterator[Resource]:
+    if not ours:
+        return
+    yield Sysctl(FORWARDING, "1")
+    yield FirewallTable(tuple(_rules(each, ours) for each in ours), around.uplinks, intact=True)
+    if around.passage is not None:
+        yield Passage(around.passage, tuple(sorted(each.bridge for each in ours)))
+    yield HOOK
+    for each in ours:
+        if each.dns_mode in SOCIAL:
+            yield Servers(each.name, tuple(sorted(_lines(_peers(each, ours)))))
+        yield from _routes(each)
+        if (resolver := _resolver(each, around)) is not None:
+            yield resolver
+
+
+def _peers(network: VirtualNetwork, ours: Iterable[VirtualNetwork]) -> list[VirtualNetwork]:
+    """The networks that `network` is one with: those of its mode that are to be up."""
+    if network.dns_mode not in SOCIAL or not _present(network):
+        return []
+    return [each for each in ours if each != network and each.dns_mode == network.dns_mode and _present(each)]
+
+
+def _present(network: VirtualNetwork) -> bool:
+    """Whether it is up, or would be after a restart of the host: `down` ends both."""
+    return network.active or network.autostart
+
+
+def _rules(network: VirtualNetwork, ours: Iterable[VirtualNetwork]) -> ClusterRules:
+    policy = network.policy
+    direct = tuple(sorted(each.to for each in policy.routes))
+    return ClusterRules(
+        cluster=network.cluster,
+        bridge=network.bridge,
+        subnet=network.subnet,
+        gateway=network.gateway,
+        macs=tuple(sorted(each.mac for each in network.reservations)),
+        masquerade=network.forward is Forward.ROUTE and policy.nat,
+        direct=direct,
+        peers=tuple(sorted(each.bridge for each in _peers(network, ours))),
+        allow_host_ports=policy.firewall.allow_host_ports,
+        block_networks=policy.firewall.block_networks,
+        egress=policy.firewall.egress,
+        allow_networks=policy.firewall.allow_networks,
+        expose=policy.firewall.expose,
+        allow_from=tuple(sorted({*policy.firewall.allow_from, *direct})),
+    )
+
+
+def _lines(peers: Iterable[VirtualNetwork]) -> Iterator[str]:
+    """dnsmasq's lines for the zones of `peers`, forward and reverse."""
+    for each in peers:
+        for zone in zones(each):
+            yield f"server=/{zone}/{each.gateway}"
+
+
+def zones(network: VirtualNetwork) -> tuple[str, ...]:
+    """The zones that the gateway of `network` answers for."""
+    return (network.domain, *reverse_zones(network.subnet))
+
+
+def _routes(network: VirtualNetwork) -> Iterator[HostRoute]:
+    for each in network.policy.routes:
+        if each.via is not None:
+            yield HostRoute(each.to, each.via, network.name if each.via in network.subnet else "")
+
+
+def _resolver(network: VirtualNetwork, around: Surroundings) -> ResolverRoute | None:
+    if network.dns_mode != DnsMode.SHARED_DNS or not _present(network):
+        return None
+    wish = network.policy.host_resolver
+    manager = around.resolver if wish is HostResolver.AUTO else wish
+    if manager is HostResolver.NONE:
+        return None
+    return ResolverRoute(network.name, network.bridge, manager, network.gateway, tuple(sorted(zones(network))))
+
+
+def declared(networks: Iterable[VirtualNetwork]) -> tuple[IPv4Network, ...]:
+    """The networks that any cluster declares a route to."""
+    return tuple(sorted({each.to for network in networks if network.cluster for each in network.policy.routes}))

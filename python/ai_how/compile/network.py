@@ -1,0 +1,83 @@
+"""What the libvirt networks of all DNS modes have in common; dns_modes/ says where each differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
+
+from ai_how.compile.zones import reverse_zones
+from ai_how.resources.network import DnsHost, Forward, Range, Reservation, VirtualNetwork
+from ai_how.spec.cluster import Cluster
+from ai_how.spec.network import Network
+
+
+def network(cluster: Cluster, *, forward: Forward, active: bool, options: Iterable[str] = ()) -> VirtualNetwork:
+    """The cluster's libvirt network, with more `options` of dnsmasq's than every mode has."""
+    net = cluster.network
+    fixed = [(node, node.ip) for node in cluster.nodes if node.ip is not None]
+    return VirtualNetwork(
+        name=net.name,
+        cluster=cluster.name,
+        dns_mode=net.dns_mode,
+        forward=forward,
+        bridge=net.bridge,
+        mac=net.mac,
+        mtu=net.mtu,
+        domain=net.domain,
+        subnet=net.subnet,
+        gateway=net.gateway,
+        dhcp_ranges=dhcp_ranges(net, [ip for _, ip in fixed], len(cluster.nodes)),
+        reservations=tuple(sorted(Reservation(ip, node.mac, node.name) for node, ip in fixed)),
+        dns_hosts=tuple(sorted(DnsHost(ip, (node.name,)) for node, ip in fixed)),
+        forwarders=tuple(str(server) for server in net.forwarders) if net.gateway_answers_dns else (),
+        dnsmasq_options=(*dnsmasq_options(net), *options),
+        active=active,
+        autostart=active,
+        policy=net.policy,
+    )
+
+
+def masqueraded(net: Network) -> Forward:
+    """The forward mode of a network behind NAT.
+
+    libvirt's own NAT rejects every connection from outside, and no table of ours can take that back. Where something
+    shall get in, libvirt routes, and our table masquerades and decides who gets in (compile/host.py).
+    """
+    return Forward.ROUTE if net.policy.firewall.enabled and net.policy.firewall.lets_in else Forward.NAT
+
+
+def dhcp_ranges(net: Network, fixed: Sequence[IPv4Address], nodes: int) -> tuple[Range, ...]:
+    """The pool, and where it alone would be too small, the reserved addresses outside it.
+
+    libvirt allows dnsmasq as many leases as the ranges have addresses, and dnsmasq counts every lease, also those
+    outside the ranges: a pool for two with a third node's address beside it would leave one of the three without.
+    """
+    pool = (net.dhcp_start, net.dhcp_end)
+    if nodes <= int(net.dhcp_end) - int(net.dhcp_start) + 1:
+        return (pool,)
+    ranges: list[Range] = []
+    for ip in sorted(each for each in fixed if not pool[0] <= each <= pool[1]):
+        if ranges and ranges[-1][1] + 1 == ip:
+            ranges[-1] = (ranges[-1][0], ip)
+        else:
+            ranges.append((ip, ip))
+    return (pool, *ranges)
+
+
+def dnsmasq_options(net: Network) -> tuple[str, ...]:
+    """The dnsmasq options every mode shares (dnsmasq(8))."""
+    options = [
+        "no-hosts",  # the host's /etc/hosts is the host's business
+        "no-ping",  # we own the segment: three seconds less for every lease
+        # libvirt's strict-order asks one server after the other; a dead first one would cost seconds per lookup.
+        "all-servers",
+        # Two gateways that name each other as their servers: one refusal instead of a timeout.
+        "dns-loop-detect",
+        "domain-needed",  # a name without dots is nobody's but ours
+        # Addresses of ours without a name are denied here, and not asked for outside.
+        *(f"local=/{zone}/" for zone in reverse_zones(net.subnet)),
+    ]
+    if not net.gateway_answers_dns:
+        direct = [str(server) for server in net.dns_servers if isinstance(server, IPv4Address)]
+        options.append(f"dhcp-option=option:dns-server,{','.join(direct)}")
+    return tuple(options)

@@ -1,0 +1,68 @@
+"""The door to what a host remembers of ai-how beside libvirt: small files in one directory that root writes.
+
+Nothing in them is secret, and everybody may read them: what a user without root must know (what is in force) is here.
+The directory goes with its last file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ai_how.errors import HostError
+from ai_how.host.files import write_atomically
+
+DIRECTORY = Path("/var/lib/ai-how")
+
+
+def recall(name: str) -> Any:
+    """What the file `name` holds, as JSON; None where there is none, or where it is not JSON."""
+    try:
+        return json.loads((DIRECTORY / name).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    except OSError as error:
+        raise _trouble(name, error) from error
+
+
+def remember(name: str, content: Any) -> Path:
+    """Write `content` as JSON to the file `name`; its path. Needs root. Raises HostError."""
+    return remember_text(name, json.dumps(content, indent=1) + "\n")
+
+
+def remember_text(name: str, text: str) -> Path:
+    """Write `text` to the file `name`; its path. Needs root. Raises HostError."""
+    path = DIRECTORY / name
+    try:
+        DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_atomically(path, text)
+        path.chmod(0o644)
+    except OSError as error:
+        raise _trouble(name, error) from error
+    return path
+
+
+def forget(name: str) -> None:
+    """Remove the file `name`, and the directory if it was the last; no error where it is gone already."""
+    try:
+        (DIRECTORY / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise _trouble(name, error) from error
+    with contextlib.suppress(OSError):  # not empty, or gone
+        DIRECTORY.rmdir()
+
+
+def is_root() -> bool:
+    """Whether this process may change the host."""
+    return os.geteuid() == 0
+
+
+def _trouble(name: str, error: OSError) -> HostError:
+    return HostError(
+        f"{DIRECTORY / name} cannot be used",
+        why=error.strerror or str(error),
+        remedy=f"Look at it: ls -ld {DIRECTORY} {DIRECTORY / name}",
+    )

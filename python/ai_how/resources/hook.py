@@ -1,0 +1,33 @@
+"""libvirt's network hook: what puts rules, routes and resolver entries back whenever a network starts (hooks.html)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ai_how.resources.base import Impact, Kind, ResourceId, managed
+
+#: One file of our own beside those of others.
+PATH = "/etc/libvirt/hooks/network.d/ai-how"
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """The executable at `path` with `content`: the same on every host, it reads what to do from our memory."""
+
+    kind: ClassVar[Kind] = Kind.HOOK
+
+    content: str = managed(Impact.LIVE)
+    path: str = PATH
+
+    @property
+    def key(self) -> str:
+        return self.path
+
+    @property
+    def up(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> tuple[ResourceId, ...]:
+        return ()

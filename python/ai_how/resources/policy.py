@@ -1,0 +1,72 @@
+"""A cluster's policy as text, as its network's mark keeps it: the host tells by itself what each cluster allows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from ai_how.config.terms import Egress, HostResolver, Protocol
+from ai_how.spec.policy import Check, Discovery, Exposure, Firewall, Policy, Port, Route, Tls
+
+
+def write_policy(policy: Policy) -> str:
+    """The policy as one line of JSON."""
+    return json.dumps(asdict(policy), default=str, separators=(",", ":"))
+
+
+def read_policy(text: str | None) -> Policy:
+    """The policy that `text` says; the default one where there is none, or it cannot be understood.
+
+    A network of ours without a readable policy was made by an older version, or edited: the next `up` writes it anew.
+    """
+    try:
+        return _policy(json.loads(text)) if text else Policy()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Policy()
+
+
+def _policy(data: Mapping[str, Any]) -> Policy:
+    discovery = data["discovery"]
+    return Policy(
+        nat=bool(data["nat"]),
+        routes=tuple(Route(IPv4Network(each["to"]), _address(each["via"])) for each in data["routes"]),
+        firewall=_firewall(data["firewall"]),
+        discovery=None if discovery is None else _discovery(discovery),
+        host_resolver=HostResolver(data["host_resolver"]),
+    )
+
+
+def _firewall(data: Mapping[str, Any]) -> Firewall:
+    return Firewall(
+        enabled=bool(data["enabled"]),
+        allow_host_ports=tuple(_port(each) for each in data["allow_host_ports"]),
+        block_networks=_networks(data["block_networks"]),
+        egress=Egress(data["egress"]),
+        allow_networks=_networks(data["allow_networks"]),
+        expose=tuple(
+            Exposure(_port(each["host"]), str(each["node"]), IPv4Address(each["ip"]), int(each["node_port"]))
+            for each in data["expose"]
+        ),
+        allow_from=_networks(data["allow_from"]),
+    )
+
+
+def _discovery(data: Mapping[str, Any]) -> Discovery:
+    tls = data["tls"]
+    fields = {**data, "tls": None if tls is None else Tls(**tls), "check": Check(**data["check"])}
+    return Discovery(**{**fields, "tags": tuple(data["tags"])})
+
+
+def _port(data: Mapping[str, Any]) -> Port:
+    return Port(Protocol(data["protocol"]), int(data["number"]))
+
+
+def _networks(data: Iterable[str]) -> tuple[IPv4Network, ...]:
+    return tuple(IPv4Network(each) for each in data)
+
+
+def _address(text: str | None) -> IPv4Address | None:
+    return None if text is None else IPv4Address(text)

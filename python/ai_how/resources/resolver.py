@@ -1,0 +1,38 @@
+"""A resolver route: the host asks a cluster's gateway for the names of its zones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import ClassVar
+
+from ai_how.config.terms import HostResolver
+from ai_how.resources.base import Impact, Kind, ResourceId, managed
+
+
+@dataclass(frozen=True, slots=True)
+class ResolverRoute:
+    """`manager`, never `auto` or `none`, sends questions for `zones` to `server` on `bridge`, the one of `network`.
+
+    `zones` are forward and reverse, sorted, without a dot at the end.
+    """
+
+    kind: ClassVar[Kind] = Kind.RESOLVER
+
+    network: str
+    bridge: str = managed(Impact.LIVE)
+    manager: HostResolver = managed(Impact.LIVE)
+    server: IPv4Address = managed(Impact.LIVE)
+    zones: tuple[str, ...] = managed(Impact.LIVE)
+
+    @property
+    def key(self) -> str:
+        return self.network
+
+    @property
+    def up(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> tuple[ResourceId, ...]:
+        return (ResourceId(Kind.NETWORK, self.network),)

@@ -1,0 +1,32 @@
+"""A route of the host to a network that routed clusters talk to (ip-route(8))."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import ClassVar
+
+from ai_how.resources.base import Impact, Kind, ResourceId, managed
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoute:
+    """The way to network `to` by router `via`; `network` is the libvirt network the router is in, empty for none."""
+
+    kind: ClassVar[Kind] = Kind.ROUTE
+
+    to: IPv4Network
+    via: IPv4Address = managed(Impact.LIVE)
+    network: str = managed(Impact.LIVE)
+
+    @property
+    def key(self) -> str:
+        return str(self.to)
+
+    @property
+    def up(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> tuple[ResourceId, ...]:
+        return (ResourceId(Kind.NETWORK, self.network),) if self.network else ()
