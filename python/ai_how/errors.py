@@ -147,6 +147,19 @@ class PrivilegeError(AiHowError):
     exit_code = 4
 
 
+class RootNeeded(PrivilegeError):
+    """The host itself would have to change, outside libvirt. `changes` says how; nothing was changed."""
+
+    def __init__(self, cluster: str, changes: Sequence[str]) -> None:
+        self.changes = tuple(changes)
+        super().__init__(
+            f"cluster {cluster} needs root",
+            why="this host would be changed outside libvirt: " + "; ".join(self.changes),
+            remedy="Run the same as root. Or leave the host alone, with libvirt's own rules only: network.firewall.enabled: "
+            "false (docs/modes/isolated.md says what stays open).",
+        )
+
+
 class Interrupted(AiHowError):
     """Stopped by a signal, after undoing or journalling what was under way."""
 

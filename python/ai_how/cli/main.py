@@ -10,10 +10,11 @@ import errno
 import gc
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
-from ai_how.errors import AiHowError, HostError, Interrupted
+from ai_how.errors import AiHowError, HostError, Interrupted, RootNeeded
 
 BUG = 3
 BROKEN_PIPE = 141
@@ -88,8 +89,16 @@ def run(words: Sequence[str]) -> int:
 def _failed(error: AiHowError, words: Sequence[str]) -> int:
     from ai_how.cli.terminal import show_error
 
+    if isinstance(error, RootNeeded):
+        error.remedy = f"{as_root(sys.argv[0], words)}\n{error.remedy}"
     show_error(error, as_json="--json" in _own(words))
     return error.exit_code
+
+
+def as_root(program: str, words: Sequence[str]) -> str:
+    """The same command line for root, whose PATH need not have us."""
+    own = [sys.executable, "-m", "ai_how"] if program.endswith(".py") else [os.path.abspath(program)]  # noqa: PTH100
+    return shlex.join(["sudo", *own, *words])
 
 
 def _bug(error: Exception, words: Sequence[str]) -> int:

@@ -10,7 +10,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ai_how.cli.terminal import colourful, counted, note, paint
-from ai_how.engine.events import Event, NodeReady, Note, Phase, Progress, StepDone, StepFailed, StepStarted, silent
+from ai_how.engine.events import (
+    Event,
+    HostChanges,
+    NodeReady,
+    Note,
+    Phase,
+    Progress,
+    StepDone,
+    StepFailed,
+    StepStarted,
+    silent,
+)
+from ai_how.plan.text import line as step_line
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -65,6 +77,8 @@ def _line(event: Event) -> str:
             return f"  {node} has {ip} ({seconds:.1f} s)"
         case Note(text, warning):
             return f"{paint('warning:', 'yellow', sys.stderr)} {text}" if warning else text
+        case HostChanges(steps):
+            return "\n".join(["on this host, outside libvirt:", *(f"  {step_line(step)}" for step in steps)])
         case StepStarted():
             return ""
 
@@ -103,7 +117,7 @@ def _live() -> Iterator[Progress]:
             case NodeReady(node, ip, _):
                 if current:
                     bars.update(current[0], advance=1, now=f"{node} has {ip}")
-            case Note() | StepFailed():
+            case Note() | HostChanges() | StepFailed():
                 bars.console.print(_line(event), markup=False, highlight=False)
 
     def tell_if_seen(event: Event) -> None:

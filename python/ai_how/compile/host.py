@@ -19,13 +19,11 @@ from ai_how.resources.passage import Passage
 from ai_how.resources.resolver import ResolverRoute
 from ai_how.resources.route import HostRoute
 from ai_how.resources.servers import Servers
-from ai_how.resources.sysctl import Sysctl
+from ai_how.resources.sysctl import FORWARDING, Sysctl
 from ai_how.spec.network import DnsMode
 
 #: The modes whose clusters are one with the others of the same mode on this host.
 SOCIAL = frozenset({DnsMode.SHARED_DNS, DnsMode.ROUTED})
-
-FORWARDING = "net.ipv4.ip_forward"
 
 
 @dataclass(frozen=True, slots=True)

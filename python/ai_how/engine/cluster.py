@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,17 @@ from ai_how.compile.cluster import HostFacts, compile_cluster
 from ai_how.config.load import Document
 from ai_how.engine import preflight
 from ai_how.engine.apply import apply
-from ai_how.engine.events import Event, Note, Phase, Progress, StepDone, silent
+from ai_how.engine.discovery import discoverable, leave_registered
+from ai_how.engine.events import Event, HostChanges, Note, Phase, Progress, StepDone, silent
+from ai_how.engine.hostwide import (
+    outside_libvirt,
+    refuse_neighbours,
+    refuse_taken_ports,
+    refuse_without_root,
+    say_ways_back,
+    shared,
+    wanted_of_host,
+)
 from ai_how.engine.observe import Observed, known, observe, refuse_clashes
 from ai_how.engine.state import State, open_state
 from ai_how.engine.status import ClusterStatus, read_status
@@ -25,7 +35,7 @@ from ai_how.plan.refuse import leaving_nodes, lost_disks, refusals
 from ai_how.providers import domain as domains
 from ai_how.providers import network as networks
 from ai_how.providers import pool as pools
-from ai_how.resources.base import Impact, Kind, Resource
+from ai_how.resources.base import Impact, Kind, Resource, identify
 from ai_how.resources.domain import Domain
 from ai_how.resources.names import pool_name
 from ai_how.resources.network import VirtualNetwork
@@ -86,37 +96,42 @@ def up(
     """
     libvirt, progress = site.libvirt, site.progress
     name = document.model.clusters[key].name
+    before: dict[str, int] = {}
     with open_state(site.state) as state, held(libvirt.uri, name):
-        _say_if_cut_off(state, name, progress)
-        observed = _observe_awake(libvirt, name)
-        routes = read_routes(list_routes())
-        memory = {other: known(observed, routes, each.name) for other, each in document.model.clusters.items()}
-        spec = resolve(document, key, known=memory)
-        able = preflight.abilities(libvirt)
-        facts = HostFacts(kvm=preflight.choose_kvm(spec, able, progress))
-        want = compile_cluster(spec, facts)
-        if not start:
-            running = {each.name for each in observed.domains if each.running}
-            want = tuple(_leave_off(each, running) for each in want)
-        plan = make_plan(want, observed.resources)
-        kept = {each.name: each for each in observed.domains if each.running}
-        before: dict[str, int] = {}
-        if plan:
-            _check(libvirt, document, spec, able, want, observed, plan, progress)
-            if not remove_nodes and (leaving := leaving_nodes(plan)):
-                raise NodesLeave(name, leaving)
-            before |= _expiries(libvirt, spec, plan)
+        with shared(progress):
+            _say_if_cut_off(state, name, progress)
+            observed = _observe_awake(libvirt, name)
+            routes = read_routes(list_routes())
+            memory = {other: known(observed, routes, each.name) for other, each in document.model.clusters.items()}
+            spec = resolve(document, key, known=memory)
+            refuse_neighbours(spec, observed)
+            able = preflight.abilities(libvirt)
+            facts = HostFacts(kvm=preflight.choose_kvm(spec, able, progress))
+            want = discoverable(compile_cluster(spec, facts), spec, observed, progress)
+            if not start:
+                running = {each.name for each in observed.domains if each.running}
+                want = tuple(_leave_off(each, running) for each in want)
+            want = (*want, *wanted_of_host(observed, name, want))
+            plan = make_plan(want, observed.everything)
+            kept = {each.name: each for each in observed.domains if each.running}
+            if plan:
+                _check(libvirt, document, spec, able, want, observed, plan, progress)
+                if not remove_nodes and (leaving := leaving_nodes(plan)):
+                    raise NodesLeave(name, leaving)
+                before |= _expiries(libvirt, spec, plan)
 
-            def watch(event: Event) -> None:
-                if isinstance(event, StepDone) and event.step.target.kind is Kind.NETWORK:
-                    # Now that it is active its old leases can be seen, and no machine runs yet that could renew one.
-                    before.update(_expiries(libvirt, spec, plan))
-                progress(event)
+                def watch(event: Event) -> None:
+                    if isinstance(event, StepDone) and event.step.target == identify(network):
+                        # Now that it is active its old leases can be seen, and no machine runs that could renew one.
+                        before.update(_expiries(libvirt, spec, plan))
+                    progress(event)
 
-            observed = _carry_out(replace(site, progress=watch), state, "up", name, plan, want)
-            _say_pending(plan, progress)
-        state.remember(name, libvirt.uri)
-        state.finish(name)
+                network = next(each for each in want if isinstance(each, VirtualNetwork))
+                observed = _carry_out(replace(site, progress=watch), state, "up", name, plan, lambda _: want)
+                _say_pending(plan, progress)
+            say_ways_back(spec, progress)
+            state.remember(name, libvirt.uri)
+            state.finish(name)
         for node in sorted(domains.paused(libvirt) & {each.name for each in observed.domains}):
             progress(Note(f"{node} is paused and stays so; let it go on: virsh resume {node}", warning=True))
         if wait:
@@ -135,16 +150,19 @@ def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
     libvirt, progress = site.libvirt, site.progress
     with open_state(site.state) as state, held(libvirt.uri, name):
         observed = observe(libvirt, name)
-        plan = make_plan(_at_rest(observed.resources), observed.resources)
+        plan = make_plan(_at_rest(observed, name), observed.everything)
         if plan:
+            refuse_without_root(name, plan)
             state.begin(name, libvirt.uri, "down", plan)
             running = [each.name for each in observed.domains if each.running]
             progress(Phase("shut down", len(running)))
             stubborn = domains.shut_down(libvirt, running, within=within)
             if stubborn:
                 progress(Note(f"powered off after {within:g} s: {', '.join(stubborn)}", warning=True))
-            have = observe(libvirt, name).resources
-            observed = _carry_out(site, state, "down", name, make_plan(_at_rest(have), have), None)
+            with shared(progress):
+                have = observe(libvirt, name)
+                rest = make_plan(_at_rest(have, name), have.everything)
+                observed = _carry_out(site, state, "down", name, rest, lambda now: _at_rest(now, name))
             state.finish(name)
         return Outcome(plan.steps, read_status(libvirt, name, observed))
 
@@ -152,18 +170,21 @@ def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
 def destroy(site: Site, name: str) -> Outcome:
     """Remove the cluster's machines, disks and network, and nothing else. One that is not there is no error."""
     libvirt = site.libvirt
-    with open_state(site.state) as state, held(libvirt.uri, name):
+    with open_state(site.state) as state, held(libvirt.uri, name), shared(site.progress):
         observed = _observe_awake(libvirt, name)
-        plan = make_plan((), observed.resources)
+        leave_registered(observed, site.progress)
+        want = wanted_of_host(observed, name, ())
+        plan = make_plan(want, observed.everything)
         if plan:
-            observed = _carry_out(site, state, "destroy", name, plan, ())
+            refuse_without_root(name, plan)
+            observed = _carry_out(site, state, "destroy", name, plan, lambda _: want)
         state.forget(name)
         return Outcome(plan.steps, read_status(libvirt, name, observed))
 
 
 def status(libvirt: Libvirt, name: str, spec: Cluster | None = None) -> ClusterStatus:
     """The cluster as the host has it now; with `spec` also the configured nodes that it does not have."""
-    return read_status(libvirt, name, observe(libvirt, name), spec)
+    return read_status(libvirt, name, observe(libvirt, name, host=False), spec)
 
 
 def clusters(libvirt: Libvirt) -> tuple[str, ...]:
@@ -184,7 +205,9 @@ def _check(
     progress: Progress,
 ) -> None:
     """Everything that can be known to fail, before anything is changed."""
+    refuse_without_root(spec.name, plan)
     refuse_clashes(libvirt, want, observed)
+    refuse_taken_ports(plan)
     reasons = (*refusals(plan), *lost_disks(plan, observed.domains))
     if reasons:
         raise UnsafeChange(
@@ -202,11 +225,15 @@ def _check(
         preflight.weigh(spec, progress)
 
 
-def _carry_out(site: Site, state: State, verb: str, name: str, plan: Plan, want: Iterable[Resource] | None) -> Observed:
-    """Journal, apply, and read the host again until it looks as wanted, which is returned.
+def _carry_out(
+    site: Site, state: State, verb: str, name: str, plan: Plan, want: Callable[[Observed], Iterable[Resource]]
+) -> Observed:
+    """Journal, apply, and read the host again until it looks as it shall (`want`, of what there is), which is returned.
 
-    `want` is None where stopping is all.
+    What changes outside libvirt is said before it is done.
     """
+    if outside := outside_libvirt(plan):
+        site.progress(HostChanges(outside))
     was_there = name in state.clusters
     state.begin(name, site.libvirt.uri, verb, plan)
     apply(site.libvirt, plan, site.progress, undone=lambda: state.finish(name) if was_there else state.forget(name))
@@ -214,8 +241,7 @@ def _carry_out(site: Site, state: State, verb: str, name: str, plan: Plan, want:
     deadline = time.monotonic() + VERIFY_WITHIN
     while True:
         observed = observe(site.libvirt, name)
-        have = observed.resources
-        left = make_plan(_at_rest(have) if want is None else want, have)
+        left = make_plan(want(observed), observed.everything)
         if not left:
             return observed
         if time.monotonic() > deadline:
@@ -298,17 +324,17 @@ def _observe_awake(libvirt: Libvirt, name: str) -> Observed:
     return observed
 
 
-def _at_rest(resources: Iterable[Resource]) -> list[Resource]:
-    """The same things, stopped."""
+def _at_rest(observed: Observed, name: str) -> tuple[Resource, ...]:
+    """The same cluster, stopped, and what the host then needs for all of them."""
     stopped: list[Resource] = []
-    for each in resources:
+    for each in observed.resources:
         if isinstance(each, Domain):
             stopped.append(replace(each, running=False))
         elif isinstance(each, VirtualNetwork):
             stopped.append(replace(each, active=False, autostart=False))
         else:
             stopped.append(each)
-    return stopped
+    return (*stopped, *wanted_of_host(observed, name, stopped))
 
 
 def _leave_off(resource: Resource, running: Collection[str]) -> Resource:

@@ -57,7 +57,14 @@ class Note:
     warning: bool = False
 
 
-Event = Phase | StepStarted | StepDone | StepFailed | NodeReady | Note
+@dataclass(frozen=True, slots=True)
+class HostChanges:
+    """What is about to be changed on the host outside libvirt."""
+
+    steps: tuple[Step, ...]
+
+
+Event = Phase | StepStarted | StepDone | StepFailed | NodeReady | Note | HostChanges
 
 Progress = Callable[[Event], None]
 

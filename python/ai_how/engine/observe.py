@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from ai_how.errors import NotOurs
+from ai_how.errors import AiHowError, HostError, NotOurs
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.routes import Route
 from ai_how.providers import PROVIDERS
 from ai_how.providers import network as networks
-from ai_how.resources.base import Kind, Resource
+from ai_how.resources.base import OF_THE_HOST, Kind, Resource
 from ai_how.resources.domain import Domain
 from ai_how.resources.network import VirtualNetwork
 from ai_how.spec.known import Known
@@ -21,10 +21,20 @@ from ai_how.spec.node import MacAddress
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a host has of one cluster (`resources`), and every network it has."""
+    """What a host has: of one cluster (`resources`), of its own for all clusters (`host`), and every network.
+
+    `unseen` is why the cluster's registrations could not be looked at, None where they could.
+    """
 
     resources: tuple[Resource, ...]
     networks: tuple[VirtualNetwork, ...]
+    host: tuple[Resource, ...] = ()
+    unseen: AiHowError | None = None
+
+    @property
+    def everything(self) -> tuple[Resource, ...]:
+        """What can be planned against."""
+        return (*self.resources, *self.host)
 
     @property
     def network(self) -> VirtualNetwork | None:
@@ -37,14 +47,24 @@ class Observed:
         return tuple(each for each in self.resources if isinstance(each, Domain))
 
 
-def observe(libvirt: Libvirt, cluster: str) -> Observed:
-    """Read everything of `cluster` from the host."""
+def observe(libvirt: Libvirt, cluster: str, *, host: bool = True) -> Observed:
+    """Read everything of `cluster` from the host; without `host`, only what libvirt has of it."""
     everything = networks.observe_all(libvirt)
     found: list[Resource] = [each for each in everything if each.cluster == cluster]
+    shared: list[Resource] = []
+    unseen = None
     for kind, provider in PROVIDERS.items():
-        if kind is not Kind.NETWORK:
+        if kind in OF_THE_HOST:
+            shared.extend(provider.observe(libvirt, cluster) if host else ())
+        elif kind is Kind.REGISTRATION:
+            try:
+                found.extend(provider.observe(libvirt, cluster) if host else ())
+            except HostError as error:
+                # Consul may be away; what that means is for each verb to say.
+                unseen = error
+        elif kind is not Kind.NETWORK:
             found.extend(provider.observe(libvirt, cluster))
-    return Observed(tuple(found), tuple(everything))
+    return Observed(tuple(found), tuple(everything), tuple(shared), unseen)
 
 
 def known(observed: Observed, routes: Iterable[Route], cluster: str) -> Known:
@@ -75,7 +95,7 @@ def _taken(
 
 def refuse_clashes(libvirt: Libvirt, want: Iterable[Resource], observed: Observed) -> None:
     """Raise NotOurs where a name that is to be made belongs to somebody else. Nothing was changed yet."""
-    present = {(each.kind, each.key) for each in observed.resources}
+    present = {(each.kind, each.key) for each in observed.everything}
     missing: dict[Kind, list[Resource]] = {}
     for each in want:
         if (each.kind, each.key) not in present:
@@ -85,7 +105,9 @@ def refuse_clashes(libvirt: Libvirt, want: Iterable[Resource], observed: Observe
             raise NotOurs(
                 f"{kind} {name} cannot be made",
                 why=f"there is already {owner}",
-                remedy="Give the cluster another name, or remove that one yourself if you no longer need it.",
+                remedy="Remove that one yourself if you no longer need it."
+                if kind in OF_THE_HOST
+                else "Give the cluster another name, or remove that one yourself if you no longer need it.",
             )
         for each in resources:
             if isinstance(each, VirtualNetwork):

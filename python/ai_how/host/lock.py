@@ -1,32 +1,66 @@
-"""One ai-how at a time for each cluster of a host, whichever state files and users there are."""
+"""One ai-how at a time for each cluster of a host, and one for the host itself, whichever state files and users there
+are.
+
+The locks are names among the abstract sockets (unix(7)): no file whose owner matters, and gone with their holder.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ai_how.errors import StateError
 
+#: Seconds that one waits for the host while another changes it: starting a hundred machines takes minutes.
+HOST_WITHIN = 600.0
+
 
 @contextmanager
 def held(uri: str, cluster: str) -> Iterator[None]:
-    """Hold `cluster` of the libvirt at `uri` until the block ends. Raises StateError at once where another has it.
-
-    The lock is a name among the abstract sockets (unix(7)): no file whose owner matters, and gone with its holder.
-    """
-    name = hashlib.sha256(f"{uri} {cluster}".encode()).hexdigest()
+    """Hold `cluster` of the libvirt at `uri` until the block ends. Raises StateError at once where another has it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
-        try:
-            lock.bind(f"\0ai-how/{name}")
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
+        if not _taken(lock, hashlib.sha256(f"{uri} {cluster}".encode()).hexdigest()):
             raise StateError(
                 f"cluster {cluster} is in use by another ai-how",
                 why="it works on the same cluster, with another state file",
                 remedy="Wait until it has ended, then run this again.",
-            ) from error
+            )
         yield
+
+
+@contextmanager
+def host_held(waiting: Callable[[], None], *, within: float = HOST_WITHIN) -> Iterator[None]:
+    """Hold what all clusters of the host share until the block ends, after waiting for others who hold it.
+
+    `waiting` is called once if that is necessary. Raises StateError after `within` seconds.
+    """
+    deadline = time.monotonic() + within
+    told = False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
+        while not _taken(lock, "host"):
+            if not told:
+                waiting()
+                told = True
+            if time.monotonic() > deadline:
+                raise StateError(
+                    "the host is in use by another ai-how",
+                    why=f"it has been changing this host for {within:g} s",
+                    remedy="Look at what it does; when it has ended, run this again.",
+                )
+            time.sleep(0.05)  # nothing tells when an abstract name becomes free
+        yield
+
+
+def _taken(lock: socket.socket, name: str) -> bool:
+    """Whether the lock of this name is now ours."""
+    try:
+        lock.bind(f"\0ai-how/{name}")
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from ai_how.errors import HostError
 from ai_how.host.files import write_atomically
 
 DIRECTORY = Path("/var/lib/ai-how")
+
+#: Steps run side by side: one must not remove the directory that another is about to write to.
+_ONE = threading.Lock()
 
 
 def recall(name: str) -> Any:
@@ -37,9 +41,10 @@ def remember_text(name: str, text: str) -> Path:
     """Write `text` to the file `name`; its path. Needs root. Raises HostError."""
     path = DIRECTORY / name
     try:
-        DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_atomically(path, text)
-        path.chmod(0o644)
+        with _ONE:
+            DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+            write_atomically(path, text)
+            path.chmod(0o644)
     except OSError as error:
         raise _trouble(name, error) from error
     return path
@@ -51,7 +56,7 @@ def forget(name: str) -> None:
         (DIRECTORY / name).unlink(missing_ok=True)
     except OSError as error:
         raise _trouble(name, error) from error
-    with contextlib.suppress(OSError):  # not empty, or gone
+    with _ONE, contextlib.suppress(OSError):  # not empty, or gone
         DIRECTORY.rmdir()
 
 

@@ -47,10 +47,12 @@ def change(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None
 
     plan/refuse.py sees to it that the latter only happens to a network without running nodes.
     """
-    live = replace(have, reservations=want.reservations, dns_hosts=want.dns_hosts, cluster=want.cluster)
-    live = replace(live, active=want.active, autostart=want.autostart)
+    live = replace(have, reservations=want.reservations, dns_hosts=want.dns_hosts)
+    live = replace(live, cluster=want.cluster, policy=want.policy, active=want.active, autostart=want.autostart)
     if have.active and want.active and live == want:
         _update_live(libvirt, have, want)
+        if (have.cluster, have.policy) != (want.cluster, want.policy):
+            _define(libvirt, want)  # our mark; what runs is not touched
     else:
         if have.active and live != want:
             _stop(libvirt, want.name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
 
+from ai_how.errors import some
 from ai_how.resources.base import Impact, Kind, ResourceId, managed
 from ai_how.spec.policy import Egress, Exposure, Port
 
@@ -53,6 +54,9 @@ class FirewallTable:
     clusters: tuple[ClusterRules, ...] = managed(Impact.LIVE)
     uplinks: tuple[str, ...] = managed(Impact.LIVE)
     intact: bool = managed(Impact.LIVE)
+
+    def __str__(self) -> str:
+        return f"nftables table {TABLE} with the rules of {some([each.cluster for each in self.clusters])}"
 
     @property
     def key(self) -> str:

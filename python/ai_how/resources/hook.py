@@ -20,6 +20,9 @@ class Hook:
     content: str = managed(Impact.LIVE)
     path: str = PATH
 
+    def __str__(self) -> str:
+        return f"libvirt hook {self.path}"
+
     @property
     def key(self) -> str:
         return self.path

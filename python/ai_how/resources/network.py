@@ -14,6 +14,7 @@ from ai_how.resources.base import Impact, Kind, ResourceId, identity_uuid, manag
 from ai_how.resources.firewall import TABLE
 from ai_how.resources.policy import read_policy, write_policy
 from ai_how.resources.servers import servers_option
+from ai_how.resources.sysctl import FORWARDING
 from ai_how.spec.policy import Policy
 
 #: libvirt's passthrough of options to dnsmasq, one line of its configuration each.
@@ -98,13 +99,11 @@ class VirtualNetwork:
 
     @property
     def needs(self) -> tuple[ResourceId, ...]:
-        # Rules are there before what they hold, and dnsmasq does not start without its file.
-        rules = (ResourceId(Kind.FIREWALL, TABLE),) if self.policy.firewall.enabled else ()
-        return (
-            (*rules, ResourceId(Kind.SERVERS, self.name))
-            if servers_option(self.name) in self.dnsmasq_options
-            else rules
-        )
+        # Rules are there before what they hold, a setting is remembered before libvirt changes it, and dnsmasq does not
+        # start without its file.
+        of_host = (ResourceId(Kind.FIREWALL, TABLE), ResourceId(Kind.SYSCTL, FORWARDING))
+        file = (ResourceId(Kind.SERVERS, self.name),) if servers_option(self.name) in self.dnsmasq_options else ()
+        return (*(of_host if self.policy.firewall.enabled else ()), *file)
 
     def to_xml(self) -> str:
         """The network as libvirt reads it."""

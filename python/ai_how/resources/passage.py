@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ai_how.errors import some
 from ai_how.resources.base import Impact, Kind, ResourceId, managed
 
 
@@ -17,6 +18,9 @@ class Passage:
 
     chain: str
     bridges: tuple[str, ...] = managed(Impact.LIVE)
+
+    def __str__(self) -> str:
+        return f"iptables chain {self.chain} accepts {some(self.bridges)}"
 
     @property
     def key(self) -> str:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 from typing import ClassVar
 
 from ai_how.config.terms import HostResolver
+from ai_how.errors import some
 from ai_how.resources.base import Impact, Kind, ResourceId, managed
 
 
@@ -24,6 +25,9 @@ class ResolverRoute:
     manager: HostResolver = managed(Impact.LIVE)
     server: IPv4Address = managed(Impact.LIVE)
     zones: tuple[str, ...] = managed(Impact.LIVE)
+
+    def __str__(self) -> str:
+        return f"{self.manager}: {some(self.zones)} from {self.server}"
 
     @property
     def key(self) -> str:

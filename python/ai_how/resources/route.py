@@ -19,6 +19,9 @@ class HostRoute:
     via: IPv4Address = managed(Impact.LIVE)
     network: str = managed(Impact.LIVE)
 
+    def __str__(self) -> str:
+        return f"route to {self.to} via {self.via}"
+
     @property
     def key(self) -> str:
         return str(self.to)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import ClassVar
 
+from ai_how.errors import some
 from ai_how.resources.base import Impact, Kind, ResourceId, managed
 
 #: Of libvirt's own; AppArmor lets dnsmasq read here and nowhere else.
@@ -30,6 +31,9 @@ class Servers:
 
     network: str
     lines: tuple[str, ...] = managed(Impact.LIVE)
+
+    def __str__(self) -> str:
+        return f"{servers_path(self.network)}: {some(self.lines) or 'no peers'}"
 
     @property
     def key(self) -> str:

@@ -7,6 +7,9 @@ from typing import ClassVar
 
 from ai_how.resources.base import Impact, Kind, ResourceId, managed
 
+#: Whether the host passes on packets between its links (ip-sysctl.rst); libvirt sets it, too, and never back.
+FORWARDING = "net.ipv4.ip_forward"
+
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
@@ -16,6 +19,9 @@ class Sysctl:
 
     name: str
     value: str = managed(Impact.LIVE)
+
+    def __str__(self) -> str:
+        return f"setting {self.name} = {self.value}"
 
     @property
     def key(self) -> str:

@@ -1,0 +1,95 @@
+"""The host outside libvirt: what it needs for all of its clusters, and what must be true before it is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from ai_how.compile.host import Surroundings, compile_host
+from ai_how.engine.events import Note, Progress
+from ai_how.engine.observe import Observed
+from ai_how.errors import RootNeeded
+from ai_how.host.lock import host_held
+from ai_how.host.memory import is_root
+from ai_how.plan.plan import Plan, Step
+from ai_how.plan.text import line
+from ai_how.resources.base import OF_THE_HOST, Resource
+from ai_how.resources.firewall import FirewallTable
+from ai_how.resources.network import VirtualNetwork
+from ai_how.resources.passage import Passage
+from ai_how.resources.resolver import ResolverRoute
+from ai_how.spec.cluster import Cluster
+
+
+@contextmanager
+def shared(progress: Progress) -> Iterator[None]:
+    """Nobody else changes what clusters share while the block lasts."""
+
+    def waiting() -> None:
+        progress(Note("another ai-how is changing this host; waiting for it to end"))
+
+    with host_held(waiting):
+        yield
+
+
+def wanted_of_host(observed: Observed, cluster: str, want: Iterable[Resource]) -> tuple[Resource, ...]:
+    """What the host needs once `cluster` has what `want` says, and every other cluster what it has now.
+
+    Without root nothing of it can be made, and not all of it can be looked at: a cluster that has no part in it leaves
+    it alone, and for the others what was applied last counts as the host's surroundings.
+    """
+    mine = [each for each in want if isinstance(each, VirtualNetwork)]
+    after = [each for each in observed.networks if each.cluster and each.cluster != cluster] + mine
+    if is_root():
+        # TEMPORARY: until every provider is there
+        from ai_how.providers import PROVIDERS
+
+        return tuple(each for each in compile_host(after, _surroundings(after)) if each.kind in PROVIDERS)
+    before = [] if observed.network is None else [observed.network]
+    if any(each.policy.firewall.enabled for each in (*before, *mine)):
+        return compile_host(after, _as_applied(observed.host))
+    return observed.host
+
+
+def _surroundings(networks: Iterable[VirtualNetwork]) -> Surroundings:
+    return Surroundings()
+
+
+def _as_applied(host: Iterable[Resource]) -> Surroundings:
+    """The surroundings that `host` was computed from."""
+    around = Surroundings()
+    for each in host:
+        match each:
+            case FirewallTable():
+                around = Surroundings(each.uplinks, around.resolver, around.passage)
+            case ResolverRoute():
+                around = Surroundings(around.uplinks, each.manager, around.passage)
+            case Passage():
+                around = Surroundings(around.uplinks, around.resolver, each.chain)
+            case _:
+                pass
+    return around
+
+
+def outside_libvirt(plan: Plan) -> tuple[Step, ...]:
+    """The steps of `plan` that change the host outside libvirt."""
+    return tuple(step for step in plan.steps if step.target.kind in OF_THE_HOST)
+
+
+def refuse_without_root(cluster: str, plan: Plan) -> None:
+    """Raise RootNeeded where `plan` changes the host outside libvirt and we may not."""
+    steps = outside_libvirt(plan)
+    if steps and not is_root():
+        raise RootNeeded(cluster, [line(step) for step in steps])
+
+
+def refuse_neighbours(spec: Cluster, observed: Observed) -> None:
+    """Raise where another cluster of the host, from whatever configuration, cannot stand beside `spec`."""
+
+
+def refuse_taken_ports(plan: Plan) -> None:
+    """Raise HostError where a port of the host that `plan` exposes a node on is somebody's already."""
+
+
+def say_ways_back(spec: Cluster, progress: Progress) -> None:
+    """Say which routes the machines outside need to answer the nodes of a routed cluster."""
