@@ -5,12 +5,14 @@ Where no lab can be opened the tests in tests/lab skip with the reason, or fail 
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from tests.fetched import CONSUL, FIREWALLD, LIBVIRT, RESOLVERS, NotFetched, fetched
 
 from ai_how import lab
 from ai_how.images import build_micro_image
@@ -29,15 +31,20 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     if not _includes_lab_tests(config) or lab.unavailable() is not None:
         return None
-    _fill_the_cache_of_images()
+    _fill_the_caches()
     arguments = [str(argument) for argument in config.invocation_params.args]
     return lab.run([sys.executable, "-m", "pytest", *arguments], internet=True)
 
 
-def _fill_the_cache_of_images() -> None:
-    """The micro image is made of Debian's packages, which cannot be fetched from inside a lab."""
+def _fill_the_caches() -> None:
+    """Debian's packages, which the micro image is made of and tests run, cannot be fetched from inside a lab."""
     with tempfile.TemporaryDirectory() as folder:
         build_micro_image(Path(folder) / "micro.qcow2")
+    with contextlib.suppress(NotFetched):  # the tests that need them ask again, and fail with the reason
+        fetched(RESOLVERS)
+        fetched(CONSUL, suite="bullseye")
+        fetched(LIBVIRT, suite="bookworm-backports")
+        fetched(FIREWALLD)
 
 
 def _includes_lab_tests(config: pytest.Config) -> bool:
