@@ -1,0 +1,299 @@
+"""One packet, or one question, sent from a place, and what came back. Each is a coroutine: many may run at once.
+
+What could not be sent at all (no route, no such link) is NotTested: it says nothing about what may pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, TypeVar
+
+from ai_how.errors import HostError
+from ai_how.probe.place import Place
+
+Address = IPv4Address | IPv6Address
+
+#: Seconds that an answer may take. Nothing here is farther than a few links.
+WITHIN = 1.0
+
+#: What every payload of ours begins with, before eight bytes of its own.
+MAGIC = b"ai-how probe "
+
+_IP_RECVERR, _IPV6_RECVERR = 11, 25
+_ECHO, _ECHO6 = 8, 128
+_UDP_HEADER, _UDP_PROTOCOL = 8, 17
+
+T = TypeVar("T")
+
+
+class NotTested(HostError):
+    """The packet could not be sent, so that nothing is known about what would have become of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: `replied`, or the `detail` of how it was refused or that nothing came. `ms` is milliseconds.
+
+    `said` is the reply as text: the address that a responder saw us come from, the body of a page, the records of a
+    name (`codes` has the response code, such as NXDOMAIN). `token` is a sequence of bytes that only this packet has.
+    """
+
+    replied: bool
+    detail: str
+    ms: float
+    said: tuple[str, ...] = ()
+    code: str = ""
+    token: bytes = field(default=b"", repr=False)
+
+
+def ask(question: Coroutine[Any, Any, T]) -> T:
+    """Its answer, for callers that ask one thing at a time."""
+    return asyncio.run(question)
+
+
+async def ping(place: Place, target: Address, *, within: float = WITHIN) -> Answer:
+    """An ICMP echo request (RFC 792, RFC 4443)."""
+    token = _token()
+    version6 = target.version == 6
+    protocol = socket.getprotobyname("ipv6-icmp") if version6 else socket.IPPROTO_ICMP
+    packet = struct.pack(">BBHHH", _ECHO6 if version6 else _ECHO, 0, 0, os.getpid() & 0xFFFF, 1) + token
+    if not version6:  # the kernel does it for ICMPv6
+        packet = packet[:2] + struct.pack(">H", checksum(packet)) + packet[4:]
+    request = bytes([_ECHO6 if version6 else _ECHO])
+
+    def is_reply(data: bytes) -> bool:
+        header = 0 if version6 else (data[0] & 15) * 4
+        return token in data and data[header : header + 1] != request
+
+    with _connected(place, target, 0, socket.SOCK_RAW, protocol) as sock:
+        return await _exchange(sock, packet, is_reply, within, token)
+
+
+async def udp(place: Place, target: Address, port: int, *, within: float = WITHIN) -> Answer:
+    """A datagram to a responder (responder.py); `said` is the address that it saw."""
+    token = _token()
+    with _connected(place, target, port, socket.SOCK_DGRAM) as sock:
+        return await _exchange(sock, token, lambda data: token in data, within, token, keep=len(token))
+
+
+async def tcp(place: Place, target: Address, port: int, *, within: float = WITHIN, send: bytes = b"") -> Answer:
+    """A TCP connection: replied is when it is established; `said` is what the other end says before it closes."""
+    begin = time.monotonic()
+    _route(place, target)
+    with _socket(place, target, socket.SOCK_STREAM) as sock:
+        sock.bind(("::" if target.version == 6 else "0.0.0.0", 0))  # noqa: S104 - a client's
+        token = target.packed + struct.pack(">HH", sock.getsockname()[1], port)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(within):
+                await loop.sock_connect(sock, _where(place, target, port))
+        except TimeoutError:
+            return _silence(begin, within, token)
+        except OSError as error:
+            return _refusal(begin, error, token)
+        ms = _since(begin)
+        said = b""
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(within):
+                if send:
+                    await loop.sock_sendall(sock, send)
+                while chunk := await loop.sock_recv(sock, 65536):
+                    said += chunk
+        return Answer(True, f"connected in {ms:.1f} ms", ms, (said.decode(errors="replace"),), token=token)
+
+
+async def http(place: Place, target: Address, host: str, *, within: float = WITHIN) -> Answer:
+    """A page of the web server at `target`, asked for as `host`; `said` is its body."""
+    request = f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
+    answer = await tcp(place, target, 80, within=within, send=request)
+    head, _, body = "".join(answer.said).partition("\r\n\r\n")
+    code = head.split(" ")[1] if head.startswith("HTTP/") and " " in head else ""
+    if answer.replied and not code:
+        return Answer(False, "connected, but no page came", answer.ms, token=answer.token)
+    return Answer(answer.replied, answer.detail, answer.ms, (body,), code, answer.token)
+
+
+async def dns(
+    place: Place, server: Address, name: str, kind: str = "A", *, over_tcp: bool = False, within: float = WITHIN
+) -> Answer:
+    """A question to `server`; `said` are the records of type `kind` in the answer, `code` is its response code."""
+    import dns.exception
+    import dns.message
+    import dns.rcode
+    import dns.rdatatype
+
+    query = dns.message.make_query(name, kind)
+    wire = query.to_wire()
+    token = name_in_query(name)
+    if over_tcp:
+        begin = time.monotonic()
+        answer = await _over_tcp(place, server, wire, within)
+        if answer is None or isinstance(answer, Answer):
+            return answer or Answer(False, "connected, but no answer came", _since(begin), token=token)
+        data, ms = answer, _since(begin)
+    else:
+        with _connected(place, server, 53, socket.SOCK_DGRAM) as sock:
+            got: list[bytes] = []
+
+            def is_reply(data: bytes) -> bool:
+                got[:] = [data]
+                return data[:2] == wire[:2]
+
+            exchanged = await _exchange(sock, wire, is_reply, within, token)
+        if not exchanged.replied:
+            return exchanged
+        data, ms = got[0], exchanged.ms
+    try:
+        reply = dns.message.from_wire(data)
+    except dns.exception.DNSException as error:
+        return Answer(False, f"an answer that makes no sense: {error}", ms, token=token)
+    wanted = dns.rdatatype.from_text(kind)
+    records = tuple(sorted(item.to_text() for each in reply.answer if each.rdtype == wanted for item in each))
+    code = dns.rcode.to_text(reply.rcode())
+    return Answer(True, f"{code} {' '.join(records)}".strip(), ms, records, code, token)
+
+
+async def forged(place: Place, source: IPv4Address, target: IPv4Address) -> Answer:
+    """An echo request that claims to come from `source`: no answer comes here; look for `token` where it should not
+    arrive."""
+    token = _token()
+    echo = struct.pack(">BBHHH", _ECHO, 0, 0, os.getpid() & 0xFFFF, 1) + token
+    echo = echo[:2] + struct.pack(">H", checksum(echo)) + echo[4:]
+    length = 20 + len(echo)
+    header = struct.pack(">BBHHHBBH4s4s", 0x45, 0, length, 0, 0, 64, 1, 0, source.packed, target.packed)
+    begin = time.monotonic()
+    _route(place, target)
+    with _socket(place, target, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        try:
+            sock.sendto(header + echo, (str(target), 0))
+        except OSError as error:
+            raise _not_tested(place, target, error) from error
+    return Answer(False, f"sent as {source}", _since(begin), token=token)
+
+
+def name_in_query(name: str) -> bytes:
+    """How `name` looks in a question on the wire (RFC 1035, 3.1)."""
+    labels = (label.encode("ascii") for label in name.rstrip(".").split("."))
+    return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _token() -> bytes:
+    return MAGIC + secrets.token_bytes(8)
+
+
+async def _exchange(
+    sock: socket.socket, packet: bytes, is_reply: Any, within: float, token: bytes, *, keep: int | None = None
+) -> Answer:
+    """Send, and wait for what `is_reply` takes. With `keep` the reply's text after so many bytes is `said`."""
+    loop = asyncio.get_running_loop()
+    begin = time.monotonic()
+    try:
+        async with asyncio.timeout(within):
+            await loop.sock_sendall(sock, packet)
+            while not is_reply(data := await loop.sock_recv(sock, 65536)):
+                pass
+    except TimeoutError:
+        return _silence(begin, within, token)
+    except OSError as error:
+        return _refusal(begin, error, token)
+    ms = _since(begin)
+    said = () if keep is None else (data[keep:].decode(errors="replace"),)
+    return Answer(True, f"reply in {ms:.1f} ms", ms, said, token=token)
+
+
+async def _over_tcp(place: Place, server: Address, wire: bytes, within: float) -> Answer | bytes | None:
+    """A question over TCP (RFC 1035, 4.2.2): two bytes of length before each message. Servers keep it open."""
+    _route(place, server)
+    loop = asyncio.get_running_loop()
+    begin = time.monotonic()
+    with _socket(place, server, socket.SOCK_STREAM) as sock:
+        try:
+            async with asyncio.timeout(within):
+                await loop.sock_connect(sock, _where(place, server, 53))
+                await loop.sock_sendall(sock, struct.pack(">H", len(wire)) + wire)
+                data = b""
+                while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2]):
+                    chunk = await loop.sock_recv(sock, 65536)
+                    if not chunk:
+                        return None
+                    data += chunk
+        except TimeoutError:
+            return _silence(begin, within, b"")
+        except OSError as error:
+            return _refusal(begin, error, b"")
+    return data[2:]
+
+
+def _socket(place: Place, target: Address, kind: int, protocol: int = 0) -> socket.socket:
+    family = socket.AF_INET6 if target.version == 6 else socket.AF_INET
+    sock = place.socket(family, kind, protocol)
+    sock.setblocking(False)
+    return sock
+
+
+def _connected(place: Place, target: Address, port: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket of that peer alone, which learns of refusals (ip(7), IP_RECVERR)."""
+    sock = _socket(place, target, kind, protocol)
+    try:
+        if target.version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        sock.connect(_where(place, target, port))
+    except OSError as error:
+        sock.close()
+        raise _not_tested(place, target, error) from error
+    return sock
+
+
+def _route(place: Place, target: Address) -> None:
+    """Raise NotTested where the place itself knows no way: nothing would be sent."""
+    with _connected(place, target, 9, socket.SOCK_DGRAM):
+        pass
+
+
+def _where(place: Place, target: Address, port: int) -> tuple[Any, ...]:
+    if isinstance(target, IPv4Address):
+        return (str(target), port)
+    scope = target.scope_id
+    try:
+        number = place.at(socket.if_nametoindex, scope) if scope else 0
+    except OSError as error:
+        raise _not_tested(place, target, error) from error
+    return (str(ipaddress.IPv6Address(int(target))), port, 0, number)
+
+
+def _not_tested(place: Place, target: Address, error: OSError) -> NotTested:
+    return NotTested(f"nothing can be sent from {place.name} to {target}", why=error.strerror or str(error))
+
+
+def _silence(begin: float, within: float, token: bytes) -> Answer:
+    return Answer(False, f"no reply in {within:g} s", _since(begin), token=token)
+
+
+def _refusal(begin: float, error: OSError, token: bytes) -> Answer:
+    named = errno.errorcode.get(error.errno or 0, "")
+    return Answer(False, f"refused: {error.strerror or error} ({named})", _since(begin), token=token)
+
+
+def _since(begin: float) -> float:
+    return (time.monotonic() - begin) * 1000
