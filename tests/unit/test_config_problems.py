@@ -375,7 +375,7 @@ MEANING = [
 
 FORM = [
     Bad("unknown key", network("gatway_ip: 192.168.100.1 #!"), f"{NET}.gatway_ip", "no field", "`gateway_ip`?"),
-    Bad("later key", network("firewall: {} #!"), f"{NET}.firewall", "no field", "this version does not have it"),
+    Bad("later key", network("ipv6: true #!"), f"{NET}.ipv6", "no field", "this version does not have it"),
     Bad("far key", network("zzz: 1 #!"), f"{NET}.zzz", "no field `zzz`", "the fields here are subnet, bridge"),
     Bad("unknown top key", "cluster: {} #!\n" + cluster(), "cluster", "no field", "`clusters`?"),
     Bad("no clusters", "clusters: {} #!\n", "clusters", "is empty", "at least one"),
@@ -514,13 +514,6 @@ WARNINGS = [
             "clusters.a",
             "no machines",
             "compute_nodes",
-        ),
-        (
-            "shared domain among peers",
-            second("{subnet: 10.0.0.0/24, bridge: br-two, dns_mode: routed,\n      domain: hpc-cluster.internal} #!"),
-            "clusters.two.network.domain",
-            "peers cannot tell them apart",
-            "other.internal",
         ),
     )
 ]

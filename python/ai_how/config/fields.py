@@ -69,7 +69,8 @@ def as_yaml(value: object) -> str:
     return str(value)
 
 
-def _text(value: object, expected: str, example: str) -> str:
+def read_text(value: object, expected: str, example: str) -> str:
+    """Text that says something, without blanks around it."""
     if isinstance(value, str) and value.strip():
         return value.strip()
     if isinstance(value, bool):
@@ -84,7 +85,9 @@ def _text(value: object, expected: str, example: str) -> str:
 # ---- numbers ----------------------------------------------------------------------------------------------------
 
 
-def _whole(low: int, high: int, what: str, example: str) -> Callable[[Any], int]:
+def whole(low: int, high: int, what: str, example: str) -> Callable[[Any], int]:
+    """A reader of whole numbers from `low` to `high`."""
+
     def read(value: Any) -> int:
         if type(value) is int:
             number = value
@@ -154,7 +157,7 @@ def label_from(text: str, default: str = "hpc-cluster") -> str:
 
 def read_label(value: Any) -> str:
     """One label of a host name (RFC 1123 2.1), in lower case."""
-    text = _text(value, "a name", "hpc-cluster")
+    text = read_text(value, "a name", "hpc-cluster")
     if not _LABEL.fullmatch(text):
         if len(text) > MAX_LABEL:
             raise wrong(
@@ -175,7 +178,11 @@ def bridge_from(text: str) -> str:
 
 def read_bridge(value: Any) -> str:
     """The name of a network interface: 1 to 15 characters, no blanks, slashes or colons (dev_valid_name in Linux)."""
-    text = _text(value, "a bridge name", "br-hpc-cluster") if not isinstance(value, str) or not value.strip() else value
+    text = (
+        read_text(value, "a bridge name", "br-hpc-cluster")
+        if not isinstance(value, str) or not value.strip()
+        else value
+    )
     if len(text.encode()) > MAX_BRIDGE_NAME:
         raise wrong(
             f"the bridge name {show(text)} has {len(text.encode())} characters, Linux allows {MAX_BRIDGE_NAME}",
@@ -191,7 +198,7 @@ def read_bridge(value: Any) -> str:
 
 def read_domain(value: Any) -> str:
     """A DNS domain of RFC 1123 labels, in lower case and without the final dot."""
-    text = _text(value, "a domain", "hpc-cluster.internal").lower().removesuffix(".")
+    text = read_text(value, "a domain", "hpc-cluster.internal").lower().removesuffix(".")
     labels = text.split(".")
     if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         better = ".".join(label_from(label, "x") for label in labels if label)[:253]
@@ -199,22 +206,26 @@ def read_domain(value: Any) -> str:
     return text
 
 
-def read_path(value: Any) -> Path:
-    """A path as written; spec/resolve.py anchors it at the configuration's folder. Variables are not expanded."""
-    text = (
-        str(value) if isinstance(value, Path) else _text(value, "a path to a qcow2 image", "/var/lib/images/base.qcow2")
-    )
-    if _NOT_XML.search(text):
-        raise wrong("a path cannot contain control characters", "write the path of the image")
-    if re.match(r"[a-z]+://", text):
-        raise wrong(f"{show(text)} is a URL", "download the image and write the path of the file")
-    return Path(text)
+def path_reader(what: str, example: str) -> Callable[[Any], Path]:
+    """A reader of paths as written; spec/resolve.py anchors them at the configuration's folder. Variables are not
+    expanded."""
+
+    def read(value: Any) -> Path:
+        text = str(value) if isinstance(value, Path) else read_text(value, f"a path to {what}", example)
+        if _NOT_XML.search(text):
+            raise wrong("a path cannot contain control characters", f"write the path of {what}")
+        if re.match(r"[a-z]+://", text):
+            raise wrong(f"{show(text)} is a URL", "download the file and write its path")
+        return Path(text)
+
+    return read
 
 
 _E = TypeVar("_E", bound=StrEnum)
 
 
-def _choice(kind: type[_E]) -> Callable[[Any], _E]:
+def choice(kind: type[_E]) -> Callable[[Any], _E]:
+    """A reader of the words of an enum."""
     words = [member.value for member in kind]
 
     def read(value: Any) -> _E:
@@ -242,7 +253,7 @@ def read_ipv4(value: Any) -> IPv4Address:
         return value
     if isinstance(value, IPv6Address):
         value = str(value)
-    text = _text(value, "an IPv4 address", "192.168.100.1")
+    text = read_text(value, "an IPv4 address", "192.168.100.1")
     try:
         return IPv4Address(text)
     except AddressValueError:
@@ -280,7 +291,7 @@ def read_subnet(value: Any) -> IPv4Network | AddressChoice:
     """An IPv4 network in CIDR notation, /8 to /29, that can be a private segment; or the word auto."""
     if isinstance(value, IPv4Network):
         value = str(value)
-    text = _text(value, "a subnet in CIDR notation", "192.168.100.0/24")
+    text = read_text(value, "a subnet in CIDR notation", "192.168.100.0/24")
     if text.lower() == "auto":
         return AddressChoice.AUTO
     if ":" in text:
@@ -326,7 +337,7 @@ def read_server(value: Any) -> IPv4Address | IPv6Address:
     if isinstance(value, IPv4Address | IPv6Address):
         server = value
     else:
-        text = _text(value, "the address of a DNS server", "8.8.8.8")
+        text = read_text(value, "the address of a DNS server", "8.8.8.8")
         try:
             server = ip_address(text)
         except ValueError:
@@ -350,7 +361,7 @@ def read_mac(value: Any) -> MacAddress:
             f"expected a MAC address, got the number {value}",
             'YAML 1.1 reads digits with colons as base 60: quote the address, "52:54:00:12:34:01"',
         )
-    text = _text(value, "a MAC address", "52:54:00:12:34:01")
+    text = read_text(value, "a MAC address", "52:54:00:12:34:01")
     if not _MAC.fullmatch(text):
         raise wrong(
             f"{show(text)} is not a MAC address", "write six octets in hexadecimal, for example 52:54:00:12:34:01"
@@ -370,56 +381,58 @@ def read_mac(value: Any) -> MacAddress:
     return MacAddress(mac)
 
 
-def _typed(read: Callable[[Any], object], schema: dict[str, Any]) -> tuple[PlainValidator, WithJsonSchema]:
+def typed(read: Callable[[Any], object], schema: dict[str, Any]) -> tuple[PlainValidator, WithJsonSchema]:
+    """What makes a field of a reader and its JSON Schema."""
     return PlainValidator(read), WithJsonSchema(schema)
 
 
-def _enum_schema(kind: type[StrEnum]) -> dict[str, Any]:
+def enum_schema(kind: type[StrEnum]) -> dict[str, Any]:
+    """The JSON Schema of a closed choice."""
     return {"type": "string", "enum": [member.value for member in kind]}
 
 
-_IPV4_SCHEMA: dict[str, Any] = {"type": "string", "format": "ipv4"}
+IPV4_SCHEMA: dict[str, Any] = {"type": "string", "format": "ipv4"}
 _DHCP_SCHEMA: dict[str, Any] = {"type": "string", "pattern": "^[Dd][Hh][Cc][Pp]$"}
 
 Cores = Annotated[
-    int, *_typed(_whole(1, 4096, "a number of CPU cores", "4"), {"type": "integer", "minimum": 1, "maximum": 4096})
+    int, *typed(whole(1, 4096, "a number of CPU cores", "4"), {"type": "integer", "minimum": 1, "maximum": 4096})
 ]
 Count = Annotated[
     int,
-    *_typed(_whole(0, MAX_COUNT, "a number of nodes", "16"), {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}),
+    *typed(whole(0, MAX_COUNT, "a number of nodes", "16"), {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}),
 ]
 Mtu = Annotated[
-    int, *_typed(_whole(576, 65535, "an MTU in bytes", "1500"), {"type": "integer", "minimum": 576, "maximum": 65535})
+    int, *typed(whole(576, 65535, "an MTU in bytes", "1500"), {"type": "integer", "minimum": 576, "maximum": 65535})
 ]
 MemoryMib = Annotated[
     int,
-    *_typed(
-        _gigabytes(MIN_MEMORY_MIB, 65536, "memory", "8"), {"type": "number", "minimum": 0.015625, "maximum": 65536}
-    ),
+    *typed(_gigabytes(MIN_MEMORY_MIB, 65536, "memory", "8"), {"type": "number", "minimum": 0.015625, "maximum": 65536}),
 ]
 DiskMib = Annotated[
     int,
-    *_typed(_gigabytes(1, 1048576, "a disk size", "50"), {"type": "number", "exclusiveMinimum": 0, "maximum": 1048576}),
+    *typed(_gigabytes(1, 1048576, "a disk size", "50"), {"type": "number", "exclusiveMinimum": 0, "maximum": 1048576}),
 ]
-Flag = Annotated[bool, *_typed(read_flag, {"type": "boolean"})]
-Label = Annotated[str, *_typed(read_label, {"type": "string", "pattern": LABEL_PATTERN})]
-Bridge = Annotated[str, *_typed(read_bridge, {"type": "string", "pattern": BRIDGE_PATTERN})]
-Domain = Annotated[str, *_typed(read_domain, {"type": "string", "format": "hostname"})]
-ImagePath = Annotated[Path, *_typed(read_path, {"type": "string", "minLength": 1})]
-Ipv4 = Annotated[IPv4Address, *_typed(read_ipv4, _IPV4_SCHEMA)]
-FixedIp = Annotated[IPv4Address | AddressChoice, *_typed(read_fixed_ip, {"anyOf": [_IPV4_SCHEMA, _DHCP_SCHEMA]})]
-Dynamic = Annotated[AddressChoice, *_typed(read_dynamic, _DHCP_SCHEMA)]
+Flag = Annotated[bool, *typed(read_flag, {"type": "boolean"})]
+Label = Annotated[str, *typed(read_label, {"type": "string", "pattern": LABEL_PATTERN})]
+Bridge = Annotated[str, *typed(read_bridge, {"type": "string", "pattern": BRIDGE_PATTERN})]
+Domain = Annotated[str, *typed(read_domain, {"type": "string", "format": "hostname"})]
+ImagePath = Annotated[
+    Path, *typed(path_reader("a qcow2 image", "/var/lib/images/base.qcow2"), {"type": "string", "minLength": 1})
+]
+Ipv4 = Annotated[IPv4Address, *typed(read_ipv4, IPV4_SCHEMA)]
+FixedIp = Annotated[IPv4Address | AddressChoice, *typed(read_fixed_ip, {"anyOf": [IPV4_SCHEMA, _DHCP_SCHEMA]})]
+Dynamic = Annotated[AddressChoice, *typed(read_dynamic, _DHCP_SCHEMA)]
 Subnet = Annotated[
     IPv4Network | AddressChoice,
-    *_typed(
+    *typed(
         read_subnet,
         {"type": "string", "pattern": r"^(auto|[0-9]{1,3}(\.[0-9]{1,3}){3}/([89]|1[0-9]|2[0-9]))$"},
     ),
 ]
 Server = Annotated[
     IPv4Address | IPv6Address,
-    *_typed(read_server, {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
+    *typed(read_server, {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
 ]
-Mac = Annotated[MacAddress, *_typed(read_mac, {"type": "string", "pattern": MAC_PATTERN})]
-Mode = Annotated[DnsMode, *_typed(_choice(DnsMode), _enum_schema(DnsMode))]
-Runner = Annotated[Accelerator, *_typed(_choice(Accelerator), _enum_schema(Accelerator))]
+Mac = Annotated[MacAddress, *typed(read_mac, {"type": "string", "pattern": MAC_PATTERN})]
+Mode = Annotated[DnsMode, *typed(choice(DnsMode), enum_schema(DnsMode))]
+Runner = Annotated[Accelerator, *typed(choice(Accelerator), enum_schema(Accelerator))]

@@ -35,7 +35,7 @@ _STAND_INS: Mapping[str, object] = {
 _MACHINE: Mapping[str, object] = {"cpu_cores": 1, "memory_gb": 1, "disk_gb": 1}
 
 #: Fields of the design that this version does not have.
-_LATER = frozenset({"ipv6", "firewall", "service_discovery"})
+_LATER = frozenset({"ipv6"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +231,8 @@ def _mend(data: Any, path: Path, kind: str) -> None:
         parent[name] = _STAND_INS[str(name)]
     elif name == "bridge":
         parent[name] = f"standin{abs(hash(path)) % 10**8}"
+    elif path[2:3] == ("network",) and len(path) > 4:
+        _mend(data, path[:-1], kind)  # without the route or exposed port that it belongs to
     else:
         data["clusters"].pop(path[1], None)
 

@@ -33,7 +33,25 @@ from ai_how.config.fields import (
     Server,
     Subnet,
 )
-from ai_how.config.terms import Accelerator, AddressChoice, DnsMode
+from ai_how.config.policy_fields import (
+    Consul,
+    Datacenter,
+    ExposeText,
+    HostPort,
+    Interval,
+    Net,
+    NodeName,
+    Outbound,
+    PemFile,
+    PortNumber,
+    Resolver,
+    Router,
+    RouteText,
+    Timeout,
+    TokenFile,
+    Transport,
+)
+from ai_how.config.terms import Accelerator, AddressChoice, DnsMode, Egress, HostResolver, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +63,144 @@ class DefaultText:
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+#: Tags of fields that have several forms; config/load.py takes them out of error paths.
+FORM_TAGS = frozenset({"(list)", "(group)", "(mapping)", "(text)"})
+
+
+def _form(value: Any) -> str:
+    return "(mapping)" if isinstance(value, dict | BaseModel) else "(text)"
+
+
+class ExposeConfig(_Table):
+    """A port of the host that leads to a port of a node. In short: `8080:hpc-cluster-controller:80/tcp`."""
+
+    host_port: PortNumber = Field(description="Port of the host.", examples=[8080])
+    node: NodeName = Field(
+        description="Name of the node, which must have a fixed address.", examples=["hpc-cluster-controller"]
+    )
+    node_port: Annotated[PortNumber | None, DefaultText("`host_port`")] = Field(
+        None, description="Port of the node.", examples=[80]
+    )
+    protocol: Transport = Field(Protocol.TCP, description="Protocol of both.", examples=["tcp"])
+
+
+class RouteConfig(_Table):
+    """A network that a routed cluster exchanges packets with, without NAT. In short: `10.50.0.0/16`."""
+
+    to: Net = Field(description="The network.", examples=["10.50.0.0/16"])
+    via: Annotated[Router | None, DefaultText("the way that the host has already")] = Field(
+        None, description="The router that leads there.", examples=["192.168.100.200"]
+    )
+
+
+Expose = Annotated[
+    Annotated[ExposeConfig, Tag("(mapping)")] | Annotated[ExposeText, Tag("(text)")], Discriminator(_form)
+]
+Route = Annotated[Annotated[RouteConfig, Tag("(mapping)")] | Annotated[RouteText, Tag("(text)")], Discriminator(_form)]
+
+
+class FirewallConfig(_Table):
+    """What may pass beside what the mode gives (docs/modes/ has a page per mode)."""
+
+    enabled: Flag = Field(
+        True,
+        description="`false` leaves the cluster to libvirt's own rules, which need no root and have holes; "
+        "for `isolated` and `service_discovery` only.",
+        examples=[True],
+    )
+    allow_host_ports: tuple[HostPort, ...] = Field(
+        default_factory=tuple,
+        description="Ports of the gateway that nodes may use beside DHCP and DNS; TCP where nothing is said.",
+        examples=[[22, "123/udp"]],
+    )
+    block_networks: tuple[Net, ...] = Field(
+        default_factory=tuple,
+        description="Networks that nodes must never reach. Wins over everything else.",
+        examples=[["10.0.0.0/8"]],
+    )
+    egress: Outbound = Field(
+        Egress.ALLOW,
+        description="Whether nodes may open connections to the outside where nothing else is said.",
+        examples=["allow"],
+    )
+    allow_networks: tuple[Net, ...] = Field(
+        default_factory=tuple,
+        description="Networks and addresses that nodes may reach with `egress: deny`.",
+        examples=[["203.0.113.0/24", "198.51.100.80"]],
+    )
+    expose: tuple[Expose, ...] = Field(
+        default_factory=tuple,
+        description="Ports of the host that lead to ports of nodes: mappings, or "
+        "`host_port:node:node_port/protocol`, where the last two may be left out.",
+        examples=[["8080:hpc-cluster-controller:80"]],
+    )
+    allow_from: tuple[Net, ...] = Field(
+        default_factory=tuple,
+        description="Networks outside that may open connections to nodes.",
+        examples=[["198.51.100.0/24"]],
+    )
+
+
+class TlsConfig(_Table):
+    """TLS to Consul, with files in PEM."""
+
+    ca_file: Annotated[PemFile | None, DefaultText("the system's trust")] = Field(
+        None, description="The authority that signed Consul's certificate.", examples=["/etc/consul/ca.pem"]
+    )
+    cert_file: PemFile | None = Field(
+        None, description="A certificate of our own; needs `key_file`.", examples=["/etc/consul/client.pem"]
+    )
+    key_file: PemFile | None = Field(None, description="Its key.", examples=["/etc/consul/client.key"])
+    server_name: Annotated[Domain | None, DefaultText("the host of `address`")] = Field(
+        None, description="The name that Consul's certificate must have.", examples=["server.dc1.consul"]
+    )
+
+
+class CheckConfig(_Table):
+    """How Consul checks a node: by a TCP connection."""
+
+    port: PortNumber = Field(22, description="Port of the node.", examples=[22])
+    interval: Interval = Field(3, description="Seconds from check to check.", examples=[3])
+    timeout: Timeout = Field(1, description="Seconds until a check is given up; at most `interval`.", examples=[1])
+
+
+class DiscoveryConfig(_Table):
+    """Where Consul is and what the nodes are there; for `dns_mode: service_discovery` only."""
+
+    address: Consul = Field(
+        "http://127.0.0.1:8500",
+        description="URL of a Consul agent's HTTP API. Its host is an IPv4 address or localhost: "
+        "the cluster's DNS server asks there, too.",
+        examples=["http://127.0.0.1:8500"],
+    )
+    dns_port: PortNumber = Field(8600, description="Port at which the same agent answers DNS.", examples=[8600])
+    datacenter: Annotated[Datacenter | None, DefaultText("the agent's own")] = Field(
+        None, description="Consul's datacenter.", examples=["dc1"]
+    )
+    token_file: TokenFile | None = Field(
+        None,
+        description="A file with the ACL token. A relative path starts at the folder of this file; `~` is home.",
+        examples=["/etc/ai-how/consul.token"],
+    )
+    tls: Annotated[TlsConfig | None, DefaultText("the system's trust, where the URL is https")] = Field(
+        None, description="TLS to Consul.", examples=[{"ca_file": "/etc/consul/ca.pem"}]
+    )
+    service_name: Annotated[Label | None, DefaultText("the cluster's name")] = Field(
+        None, description="The service that the nodes are: `<service_name>.service.consul`.", examples=["hpc-cluster"]
+    )
+    tags: tuple[Label, ...] = Field(
+        default_factory=tuple, description="Tags of the service at every node.", examples=[["gpu", "prod"]]
+    )
+    check: Annotated[CheckConfig | None, DefaultText("port 22 every 3 s, given up after 1 s")] = Field(
+        None, description="Consul's check of every node.", examples=[{"port": 22}]
+    )
+    required: Flag = Field(
+        True,
+        description="`false`: `up` goes on without Consul, with a warning, and a later one catches up.",
+        examples=[True],
+    )
 
 
 class NetworkConfig(_Table):
@@ -96,6 +252,30 @@ class NetworkConfig(_Table):
     mtu: Annotated[Mtu | None, DefaultText("1500")] = Field(
         None, description="Largest packet of the network in bytes, 576 to 65535.", examples=[1500]
     )
+    nat: Flag = Field(
+        True,
+        description="Masquerade what leaves through the host's uplink. Only `routed` may say `false`: "
+        "the networks outside need a route back then.",
+        examples=[True],
+    )
+    routes: tuple[Route, ...] = Field(
+        default_factory=tuple,
+        description="Networks that a `routed` cluster exchanges packets with, unmasqueraded and in both directions: "
+        "mappings, or networks in CIDR notation.",
+        examples=[["10.50.0.0/16", {"to": "10.60.0.0/16", "via": "192.168.100.200"}]],
+    )
+    host_resolver: Resolver = Field(
+        HostResolver.AUTO,
+        description="What resolves names on the host, and is told of the zones of a `shared_dns` cluster; "
+        "`none`: nobody is told.",
+        examples=["auto"],
+    )
+    firewall: Annotated[FirewallConfig | None, DefaultText("what the mode allows")] = Field(
+        None, description="What may pass beside what the mode gives.", examples=[{"egress": "deny"}]
+    )
+    service_discovery: Annotated[
+        DiscoveryConfig | None, DefaultText("Consul at 127.0.0.1, with `dns_mode: service_discovery`")
+    ] = Field(None, description="Where Consul is.", examples=[{"address": "http://127.0.0.1:8500"}])
 
 
 class MachineConfig(_Table):
@@ -150,17 +330,13 @@ class ComputeGroupConfig(MachineConfig):
     )
 
 
-#: Tags of the two forms of compute_nodes; config/load.py takes them out of error paths.
-FORM_TAGS = frozenset({"(list)", "(group)"})
-
-
-def _form(value: Any) -> str:
+def _nodes_form(value: Any) -> str:
     return "(group)" if isinstance(value, dict | ComputeGroupConfig) else "(list)"
 
 
 ComputeNodes = Annotated[
     Annotated[tuple[ComputeNodeConfig, ...], Tag("(list)")] | Annotated[ComputeGroupConfig, Tag("(group)")],
-    Discriminator(_form),
+    Discriminator(_nodes_form),
 ]
 
 
@@ -201,7 +377,7 @@ class ConfigFile(_Table):
 
 def fields_at(path: tuple[str | int, ...]) -> dict[str, Any] | None:
     """The fields allowed in the mapping at `path` of a configuration; None where keys are free or nothing is known."""
-    table: type[BaseModel] | None = None
+    table: type[BaseModel]
     match path:
         case ():
             table = ConfigFile
@@ -209,6 +385,18 @@ def fields_at(path: tuple[str | int, ...]) -> dict[str, Any] | None:
             table = ClusterConfig
         case ("clusters", _, "network"):
             table = NetworkConfig
+        case ("clusters", _, "network", "routes", int()):
+            table = RouteConfig
+        case ("clusters", _, "network", "firewall"):
+            table = FirewallConfig
+        case ("clusters", _, "network", "firewall", "expose", int()):
+            table = ExposeConfig
+        case ("clusters", _, "network", "service_discovery"):
+            table = DiscoveryConfig
+        case ("clusters", _, "network", "service_discovery", "tls"):
+            table = TlsConfig
+        case ("clusters", _, "network", "service_discovery", "check"):
+            table = CheckConfig
         case ("clusters", _, "controller"):
             table = ControllerConfig
         case ("clusters", _, "compute_nodes"):
@@ -224,6 +412,12 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
     """Every table with the path of its fields, in the order of the reference page."""
     yield "clusters.<key>", ClusterConfig
     yield "clusters.<key>.network", NetworkConfig
+    yield "clusters.<key>.network.routes[]", RouteConfig
+    yield "clusters.<key>.network.firewall", FirewallConfig
+    yield "clusters.<key>.network.firewall.expose[]", ExposeConfig
+    yield "clusters.<key>.network.service_discovery", DiscoveryConfig
+    yield "clusters.<key>.network.service_discovery.tls", TlsConfig
+    yield "clusters.<key>.network.service_discovery.check", CheckConfig
     yield "clusters.<key>.controller", ControllerConfig
     yield "clusters.<key>.compute_nodes[]", ComputeNodeConfig
     yield "clusters.<key>.compute_nodes (group)", ComputeGroupConfig

@@ -6,20 +6,21 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from pathlib import Path as FilePath
 
 from ai_how.config.load import Document
-from ai_how.config.model import ClusterConfig
-from ai_how.config.terms import AddressChoice
+from ai_how.config.model import ClusterConfig, DiscoveryConfig, FirewallConfig
+from ai_how.config.terms import AddressChoice, DnsMode
 from ai_how.errors import ConfigurationError, Path, Problem, Severity, UsageError
-from ai_how.spec import rules
+from ai_how.spec import policy_rules, rules
 from ai_how.spec.addressing import Space, Wanted, assign, assign_macs, derived_mac, space
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.known import NOTHING_KNOWN, Known
 from ai_how.spec.naming import Place, domain_name, network_name, places
 from ai_how.spec.network import Network
 from ai_how.spec.node import Node
+from ai_how.spec.policy import Check, Discovery, Exposure, Firewall, Policy, Port, Route, Tls
 from ai_how.spec.subnets import free_subnet, prefix_for
 
 #: Public resolvers that answer beside the gateway where no DNS servers are given.
@@ -97,6 +98,7 @@ def examine(document: Document, *, known: Memory = NOTHING_KNOWN) -> Examined:
     nodes = {key: places(key, config) for key, config in configs.items()}
     problems: list[Problem] = [*rules.across(document, configs, nodes)]
     clusters: list[Cluster] = []
+    views: list[rules.View] = []
     used: list[tuple[IPv4Network, str]] = []
     spoken_for = [(key, config.network.subnet) for key, config in configs.items()]
     spoken_for += [(key, memory.subnet) for key, memory in memories.items() if memory.subnet is not None]
@@ -113,12 +115,14 @@ def examine(document: Document, *, known: Memory = NOTHING_KNOWN) -> Examined:
             net = chosen
         if net is not None:
             view = rules.View(document, key, config, nodes[key], net, memory)
+            views.append(view)
             cluster, more = _cluster(view, used)
             found += more
             used.append((net, f"the cluster `{key}` of this configuration"))
             if cluster is not None and not any(p.severity is Severity.ERROR for p in found):
                 clusters.append(cluster)
         problems += found
+    problems += policy_rules.across(views)
     problems = [problem for problem in problems if not _false(document, problem.path)]
     return Examined(tuple(clusters), tuple(_in_order([*document.problems, *problems])))
 
@@ -172,7 +176,7 @@ def _cluster(view: rules.View, used: Sequence[tuple[IPv4Network, str]]) -> tuple
         problems += rules.dhcp_range(view)
     fixed, wrong = rules.fixed_addresses(view)
     problems += wrong
-    problems += rules.macs(view)
+    problems += [*rules.macs(view), *policy_rules.policy(view)]
     if any(problem.severity is Severity.ERROR for problem in problems):
         return None, problems
     gate, start, end = network.gateway_ip, network.dhcp_start, network.dhcp_end
@@ -220,7 +224,7 @@ def _spec(view: rules.View, pool: Space, addresses: Sequence[int | None], end: i
     return Cluster(
         key=view.key,
         name=config.name,
-        base_image=_image(view.document.folder, config.base_image_path),
+        base_image=_anchored(view.document.folder, config.base_image_path),
         network=Network(
             name=name,
             bridge=network.bridge,
@@ -233,6 +237,7 @@ def _spec(view: rules.View, pool: Space, addresses: Sequence[int | None], end: i
             dns_mode=network.dns_mode,
             domain=domain_name(config),
             mtu=network.mtu,
+            policy=_policy(view, {node.name: node.ip for node in nodes}),
         ),
         nodes=nodes,
         accelerator=config.accelerator,
@@ -241,8 +246,61 @@ def _spec(view: rules.View, pool: Space, addresses: Sequence[int | None], end: i
     )
 
 
-def _image(folder: FilePath, path: FilePath) -> FilePath:
-    """Absolute and without `..`; symbolic links are left alone, they are the user's way to name an image."""
+def _policy(view: rules.View, addresses: Mapping[str, IPv4Address | None]) -> Policy:
+    network = view.config.network
+    discovery = None
+    if network.dns_mode is DnsMode.SERVICE_DISCOVERY:
+        discovery = _discovery(view, network.service_discovery or DiscoveryConfig.model_validate({}))
+    return Policy(
+        nat=network.nat,
+        routes=tuple(sorted((Route(each.to, each.via) for each in network.routes), key=lambda each: each.to)),
+        firewall=_firewall(network.firewall or FirewallConfig.model_validate({}), addresses),
+        discovery=discovery,
+        host_resolver=network.host_resolver,
+    )
+
+
+def _firewall(config: FirewallConfig, addresses: Mapping[str, IPv4Address | None]) -> Firewall:
+    exposed = [(each, addresses.get(each.node)) for each in config.expose]
+    return Firewall(
+        enabled=config.enabled,
+        allow_host_ports=tuple(sorted({Port(protocol, number) for protocol, number in config.allow_host_ports})),
+        block_networks=tuple(collapse_addresses(config.block_networks)),
+        egress=config.egress,
+        allow_networks=tuple(collapse_addresses(config.allow_networks)),
+        expose=tuple(
+            sorted(
+                Exposure(Port(each.protocol, each.host_port), each.node, ip, each.node_port or each.host_port)
+                for each, ip in exposed
+                if ip is not None  # an error of spec/policy_rules.py
+            )
+        ),
+        allow_from=tuple(collapse_addresses(config.allow_from)),
+    )
+
+
+def _discovery(view: rules.View, config: DiscoveryConfig) -> Discovery:
+    folder = view.document.folder
+
+    def file(path: FilePath | None) -> str | None:
+        return None if path is None else str(_anchored(folder, path))
+
+    check, tls = config.check, config.tls
+    return Discovery(
+        service_name=config.service_name or view.config.name,
+        address=config.address,
+        dns_port=config.dns_port,
+        datacenter=config.datacenter,
+        token_file=file(config.token_file),
+        tls=None if tls is None else Tls(file(tls.ca_file), file(tls.cert_file), file(tls.key_file), tls.server_name),
+        tags=tuple(dict.fromkeys(config.tags)),
+        check=Check() if check is None else Check(check.port, check.interval, check.timeout),
+        required=config.required,
+    )
+
+
+def _anchored(folder: FilePath, path: FilePath) -> FilePath:
+    """Absolute and without `..`; symbolic links are left alone, they are the user's way to name a file."""
     return FilePath(os.path.normpath(folder / _home(path)))
 
 

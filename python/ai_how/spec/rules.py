@@ -14,11 +14,11 @@ from ipaddress import IPv4Address, IPv4Network
 from ai_how.config.fields import MAX_LABEL, bridge_from
 from ai_how.config.load import Document
 from ai_how.config.model import ClusterConfig, ComputeGroupConfig
-from ai_how.config.terms import AddressChoice, DnsMode, MacAddress
+from ai_how.config.terms import AddressChoice, MacAddress
 from ai_how.errors import Path, Problem, Severity
 from ai_how.spec.addressing import Assigned, Space, hosts, space
 from ai_how.spec.known import Known
-from ai_how.spec.naming import Place, controller_name, default_domain, domain_name
+from ai_how.spec.naming import Place, controller_name, default_domain
 from ai_how.spec.node import Role
 from ai_how.spec.subnets import PRIVATE, free_subnet, prefix_for
 
@@ -109,7 +109,6 @@ def across(
     clusters: dict[str, str] = {}
     bridges: dict[str, str] = {}
     nodes: dict[str, str] = {}
-    domains: dict[str, str] = {}
     for key, config in configs.items():
         root: Path = ("clusters", key)
         other = clusters.setdefault(config.name, key)
@@ -133,12 +132,6 @@ def across(
                 path = (*place.path, "name") if _named(place) else (*root, "name")
                 yield document.problem(path, message, "node names are unique on a host: rename one of them")
                 break
-        domain = domain_name(config)
-        other = domains.setdefault(domain, key)
-        if other != key and {config.network.dns_mode, configs[other].network.dns_mode} != {DnsMode.ISOLATED}:
-            message = f"the clusters `{other}` and `{key}` share the domain {domain}, so peers cannot tell them apart"
-            path = (*root, "network", "domain")
-            yield document.problem(path, message, f"write for example {default_domain(config.name)}", Severity.WARNING)
 
 
 # ---- subnet, gateway, range -------------------------------------------------------------------------------------
