@@ -19,8 +19,8 @@ from ai_how.resources.network import Forward, Reservation, VirtualNetwork
 from ai_how.resources.pool import Pool
 from ai_how.resources.seed import Seed
 from ai_how.resources.volume import Volume
-from ai_how.spec.policy import Firewall, Policy
 from ai_how.spec.node import Role
+from ai_how.spec.policy import Firewall, Policy
 
 DIRECTORY = PurePosixPath("/images/ai-how-lab")
 POOL = Pool("ai-how-lab", DIRECTORY, active=True)

@@ -17,7 +17,7 @@ import pytest
 
 from ai_how.compile.cluster import HostFacts, compile_cluster
 from ai_how.config.load import load_file
-from ai_how.errors import UsageError
+from ai_how.config.terms import Egress, HostResolver, Protocol
 from ai_how.plan.plan import make_plan
 from ai_how.resources import xml
 from ai_how.resources.base import Impact, Kind, Resource, changes, identity_uuid
@@ -27,6 +27,7 @@ from ai_how.resources.pool import Pool, read_pool
 from ai_how.resources.seed import Seed, SeedContent, node_content
 from ai_how.resources.volume import Volume, read_volume
 from ai_how.spec.node import Role
+from ai_how.spec.policy import Check, Discovery, Exposure, Firewall, Policy, Port, Route, Tls
 from ai_how.spec.resolve import resolve_all
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -71,6 +72,33 @@ DOMAIN = Domain(
 )
 
 #: Another value for every field of every kind: a field that is added and not listed here fails the test below.
+#: One with nothing left as it is by default.
+POLICY = Policy(
+    nat=False,
+    routes=(Route(IPv4Network("10.50.0.0/16")), Route(IPv4Network("10.60.0.0/16"), IPv4Address("203.0.113.9"))),
+    firewall=Firewall(
+        enabled=False,
+        allow_host_ports=(Port(Protocol.TCP, 22), Port(Protocol.UDP, 123)),
+        block_networks=(IPv4Network("10.99.0.0/16"),),
+        egress=Egress.DENY,
+        allow_networks=(IPv4Network("198.51.100.80/32"),),
+        expose=(Exposure(Port(Protocol.TCP, 8080), "lab-controller", IPv4Address("10.0.0.2"), 80),),
+        allow_from=(IPv4Network("203.0.113.0/24"),),
+    ),
+    discovery=Discovery(
+        service_name="lab",
+        address="https://127.0.0.1:8501",
+        dns_port=8601,
+        datacenter="dc2",
+        token_file="/etc/token",  # noqa: S106 - a path
+        tls=Tls("/ca.pem", "/cert.pem", "/key.pem", "consul.test"),
+        tags=("gpu",),
+        check=Check(80, 5, 2),
+        required=False,
+    ),
+    host_resolver=HostResolver.DNSMASQ,
+)
+
 OTHERS: dict[Resource, dict[str, Any]] = {
     POOL: {"name": "ai-how-other", "path": PurePosixPath("/elsewhere"), "active": False},
     VOLUME: {
@@ -103,6 +131,7 @@ OTHERS: dict[Resource, dict[str, Any]] = {
         "dnsmasq_options": ("no-hosts", "dhcp-option=option:dns-server,8.8.8.8"),
         "active": False,
         "autostart": False,
+        "policy": POLICY,
     },
     DOMAIN: {
         "name": "lab-compute-01",
@@ -166,7 +195,7 @@ def test_identity_follows_from_kind_and_name_alone() -> None:
 
 def test_live_changes_are_those_that_libvirt_can_make_under_running_machines() -> None:
     live = {each.name for each in fields(VirtualNetwork) if each.metadata.get("impact") is Impact.LIVE}
-    assert live == {"cluster", "reservations", "dns_hosts", "active", "autostart"}
+    assert live == {"cluster", "policy", "reservations", "dns_hosts", "active", "autostart"}
     assert {each.name for each in fields(Volume) if "impact" not in each.metadata} == {"pool", "name"}
 
 
@@ -239,11 +268,3 @@ def test_a_cluster_at_rest_is_the_same_but_off() -> None:
     off = compile_cluster(cluster, HostFacts(kvm=True), running=False)
     differing = {each.field for old, new in zip(on, off, strict=True) for each in changes(new, old)}
     assert differing == {"running", "active", "autostart"}
-
-
-def test_a_dns_mode_to_come_is_refused_by_name(tmp_path: Path) -> None:
-    text = (CASES / "documented-static-ip" / "config.yaml").read_text()
-    path = tmp_path / "config.yaml"
-    path.write_text(text.replace("dns_mode: isolated", "dns_mode: routed"))
-    with pytest.raises(UsageError, match="dns_mode routed is valid, but this version"):
-        compile_cluster(resolve_all(load_file(path))[0], HostFacts(kvm=True))

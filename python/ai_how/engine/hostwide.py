@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from ai_how.compile.host import Surroundings, compile_host
 from ai_how.engine.events import Note, Progress
 from ai_how.engine.observe import Observed
-from ai_how.errors import RootNeeded
+from ai_how.errors import HostError, RootNeeded
 from ai_how.host.lock import host_held
 from ai_how.host.memory import is_root
+from ai_how.host.ports import list_listeners, read_listeners
 from ai_how.plan.plan import Plan, Step
 from ai_how.plan.text import line
 from ai_how.resources.base import OF_THE_HOST, Resource
@@ -19,6 +20,7 @@ from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.passage import Passage
 from ai_how.resources.resolver import ResolverRoute
 from ai_how.spec.cluster import Cluster
+from ai_how.spec.policy import Exposure, Port
 
 
 @contextmanager
@@ -89,6 +91,23 @@ def refuse_neighbours(spec: Cluster, observed: Observed) -> None:
 
 def refuse_taken_ports(plan: Plan) -> None:
     """Raise HostError where a port of the host that `plan` exposes a node on is somebody's already."""
+    new: dict[Port, Exposure] = {}
+    for step in plan.steps:
+        if isinstance(step.want, FirewallTable):
+            before = _exposures(step.have) if isinstance(step.have, FirewallTable) else {}
+            new = {port: each for port, each in _exposures(step.want).items() if port not in before}
+    for listener in read_listeners(list_listeners()) if new else ():
+        if (each := new.get(listener.port)) is not None:
+            port = f"{each.host.number}/{each.host.protocol}"
+            raise HostError(
+                f"port {port} of this host cannot lead to {each.node}",
+                why=f"{listener.program or 'a program'} listens on it, and would no longer be reached",
+                remedy="Choose another host_port under network.firewall.expose, or end that program.",
+            )
+
+
+def _exposures(table: FirewallTable) -> dict[Port, Exposure]:
+    return {each.host: each for cluster in table.clusters for each in cluster.expose}
 
 
 def say_ways_back(spec: Cluster, progress: Progress) -> None:
