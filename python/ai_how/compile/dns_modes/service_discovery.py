@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
-from urllib.parse import urlsplit
-
 from ai_how.compile.network import masqueraded
 from ai_how.compile.network import network as common
 from ai_how.resources.network import VirtualNetwork
-from ai_how.resources.registration import Registration
+from ai_how.resources.registration import ZONE, Registration, dns_address
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.policy import Discovery
-
-#: Consul's own domain; agents can be configured otherwise, which we do not support.
-ZONE = "consul"
 
 
 def network(cluster: Cluster, *, active: bool) -> VirtualNetwork:
@@ -34,19 +28,13 @@ def registrations(cluster: Cluster) -> tuple[Registration, ...]:
             discovery=discovery,
             service=discovery.service_name,
             ip=node.ip,
-            tags=(*discovery.tags, node.role, node.name),
+            # By its role and its name, too, a node can be asked for: hpc-controller.hpc.service.consul
+            tags=tuple(dict.fromkeys((*discovery.tags, node.role, node.name))),
             check=discovery.check,
         )
         for node in cluster.nodes
         if node.ip is not None
     )
-
-
-def dns_address(discovery: Discovery) -> IPv4Address:
-    """Where Consul answers DNS: the host of its URL. spec/rules.py has seen to it that this is an IPv4 address, or
-    localhost."""
-    host = urlsplit(discovery.address).hostname or ""
-    return IPv4Address("127.0.0.1" if host == "localhost" else host)
 
 
 def _discovery(cluster: Cluster) -> Discovery:
