@@ -20,10 +20,8 @@ from ai_how.resources.resolver import ResolverRoute
 from ai_how.resources.route import HostRoute
 from ai_how.resources.servers import Servers
 from ai_how.resources.sysctl import FORWARDING, Sysctl
+from ai_how.spec.neighbours import SOCIAL
 from ai_how.spec.network import DnsMode
-
-#: The modes whose clusters are one with the others of the same mode on this host.
-SOCIAL = frozenset({DnsMode.SHARED_DNS, DnsMode.ROUTED})
 
 
 @dataclass(frozen=True, slots=True)

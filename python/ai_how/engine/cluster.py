@@ -104,7 +104,7 @@ def up(
             routes = read_routes(list_routes())
             memory = {other: known(observed, routes, each.name) for other, each in document.model.clusters.items()}
             spec = resolve(document, key, known=memory)
-            refuse_neighbours(spec, observed)
+            refuse_neighbours(document, spec, observed)
             able = preflight.abilities(libvirt)
             facts = HostFacts(kvm=preflight.choose_kvm(spec, able, progress))
             want = discoverable(compile_cluster(spec, facts), spec, observed, progress)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 
-from ai_how.compile.host import Surroundings, compile_host
+from ai_how.compile.host import Surroundings, compile_host, declared
+from ai_how.config.load import Document
 from ai_how.engine.events import Note, Progress
 from ai_how.engine.observe import Observed
-from ai_how.errors import HostError, RootNeeded
+from ai_how.errors import ConfigurationError, HostError, RootNeeded
 from ai_how.host.lock import host_held
 from ai_how.host.memory import is_root
 from ai_how.host.ports import list_listeners, read_listeners
+from ai_how.host.routes import find_way, list_routes, read_uplinks, return_routes
 from ai_how.plan.plan import Plan, Step
 from ai_how.plan.text import line
 from ai_how.resources.base import OF_THE_HOST, Resource
@@ -20,7 +23,12 @@ from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.passage import Passage
 from ai_how.resources.resolver import ResolverRoute
 from ai_how.spec.cluster import Cluster
+from ai_how.spec.neighbours import Neighbour, problems_with
+from ai_how.spec.network import DnsMode
 from ai_how.spec.policy import Exposure, Port
+
+#: An address of the internet (RFC 5737: for documentation), to ask for the way out.
+_ANYWHERE = IPv4Address("198.51.100.1")
 
 
 @contextmanager
@@ -53,8 +61,14 @@ def wanted_of_host(observed: Observed, cluster: str, want: Iterable[Resource]) -
     return observed.host
 
 
-def _surroundings(networks: Iterable[VirtualNetwork]) -> Surroundings:
-    return Surroundings()
+def _surroundings(networks: Collection[VirtualNetwork]) -> Surroundings:
+    """What the host has around its clusters; nothing is asked where there are none."""
+    if not networks:
+        return Surroundings()
+    ways = [find_way(each) for each in declared(networks)]
+    uplinks = {*read_uplinks(list_routes()), *(way.link for way in ways if way is not None)}
+    bridges = {each.bridge for each in networks}
+    return Surroundings(uplinks=tuple(sorted(uplinks - bridges)))
 
 
 def _as_applied(host: Iterable[Resource]) -> Surroundings:
@@ -85,8 +99,26 @@ def refuse_without_root(cluster: str, plan: Plan) -> None:
         raise RootNeeded(cluster, [line(step) for step in steps])
 
 
-def refuse_neighbours(spec: Cluster, observed: Observed) -> None:
-    """Raise where another cluster of the host, from whatever configuration, cannot stand beside `spec`."""
+def refuse_neighbours(document: Document, spec: Cluster, observed: Observed) -> None:
+    """Raise ConfigurationError where another cluster of the host, from whatever file, cannot stand beside `spec`."""
+    others = [_neighbour(each) for each in observed.networks if each.cluster and each.dns_mode in set(DnsMode)]
+    problems = [document.problem(each.path, each.message, each.hint) for each in problems_with(spec, others)]
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def _neighbour(network: VirtualNetwork) -> Neighbour:
+    policy = network.policy
+    return Neighbour(
+        cluster=network.cluster,
+        mode=DnsMode(network.dns_mode),
+        domain=network.domain,
+        subnet=network.subnet,
+        gateway=network.gateway,
+        host_ports=tuple(each.host for each in policy.firewall.expose),
+        routes=tuple(each.to for each in policy.routes),
+        allow_from=policy.firewall.allow_from,
+    )
 
 
 def refuse_taken_ports(plan: Plan) -> None:
@@ -112,3 +144,12 @@ def _exposures(table: FirewallTable) -> dict[Port, Exposure]:
 
 def say_ways_back(spec: Cluster, progress: Progress) -> None:
     """Say which routes the machines outside need to answer the nodes of a routed cluster."""
+    policy, network = spec.network.policy, spec.network
+    if network.dns_mode is not DnsMode.ROUTED:
+        return
+    outside = [each.via or each.to for each in policy.routes if each.via is None or each.via not in network.subnet]
+    ways = [way for target in outside if (way := find_way(target)) is not None]
+    if not policy.nat and (way := find_way(_ANYWHERE)) is not None:
+        ways.append(way)
+    for command in return_routes([network.subnet], ways):
+        progress(Note(f"for answers to {spec.name}, the routers outside need: {command}"))
