@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from ai_how.config.terms import Protocol
 from ai_how.errors import some
 from ai_how.resources.base import Impact, Kind, ResourceId, managed
 from ai_how.spec.policy import Egress, Exposure, Port
@@ -14,13 +18,43 @@ from ai_how.spec.policy import Egress, Exposure, Port
 TABLE = "ai_how"
 
 
+class Denial(StrEnum):
+    """Why a packet is denied: the comment of each rule that denies, beside its counter. The words never change."""
+
+    #: A node sends from an address outside its cluster's subnet, or somebody outside from one inside.
+    SPOOFED_SOURCE = "spoofed-source"
+    #: A node to a network of `block_networks`.
+    BLOCKED_NETWORK = "blocked-network"
+    #: A node to another cluster.
+    OTHER_CLUSTER = "other-cluster"
+    #: A node to what `egress: deny` leaves out.
+    EGRESS = "egress"
+    #: A node to what else lives on this host's bridges: containers, networks of others.
+    HOST_NETWORK = "host-network"
+    #: A node to a port or address of the host that it may not use.
+    HOST_SERVICE = "host-service"
+    #: IPv6 that leaves its bridge, in either direction.
+    IPV6 = "ipv6"
+    #: Something outside to a node.
+    INTO_CLUSTER = "into-cluster"
+    #: Something outside to a gateway's address.
+    GATEWAY_FROM_OUTSIDE = "gateway-from-outside"
+    #: ARP on a bridge that is about an address of another network.
+    FOREIGN_ARP = "foreign-arp"
+    #: A node says by ARP that it has the gateway's address.
+    FALSE_GATEWAY = "false-gateway"
+    #: A node answers DHCP.
+    ROGUE_DHCP = "rogue-dhcp"
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterRules:
     """What the table holds of one cluster. Every tuple is sorted.
 
     `macs` are its nodes'. `masquerade`: we do it, because libvirt does not in its forward mode. `direct`: networks
     outside that packets go to and come from unmasqueraded. `peers`: bridges of the clusters it may talk to, both ways;
-    of these it may also ping the gateway and ask it for names. `allow_from` includes `direct`.
+    of these it may also ping the gateway and ask it for names. `allow_from` includes `direct`. `behind`: networks that
+    a node of the cluster is the router of, and forwards packets from.
     """
 
     cluster: str
@@ -37,6 +71,7 @@ class ClusterRules:
     allow_networks: tuple[IPv4Network, ...] = ()
     expose: tuple[Exposure, ...] = ()
     allow_from: tuple[IPv4Network, ...] = ()
+    behind: tuple[IPv4Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +104,49 @@ class FirewallTable:
     @property
     def needs(self) -> tuple[ResourceId, ...]:
         return ()
+
+
+def write_table(table: FirewallTable) -> dict[str, Any]:
+    """The table as data for JSON."""
+    data: dict[str, Any] = json.loads(json.dumps(asdict(table), default=str))
+    return data
+
+
+def read_table(data: Mapping[str, Any], *, intact: bool) -> FirewallTable:
+    """What `write_table` wrote, now seen to be `intact` or not.
+
+    Raises ValueError, TypeError, KeyError or AttributeError where it is something else.
+    """
+    clusters = tuple(_rules(each) for each in data["clusters"])
+    return FirewallTable(clusters, tuple(str(each) for each in data["uplinks"]), intact=intact)
+
+
+def _rules(data: Mapping[str, Any]) -> ClusterRules:
+    return ClusterRules(
+        cluster=str(data["cluster"]),
+        bridge=str(data["bridge"]),
+        subnet=IPv4Network(data["subnet"]),
+        gateway=IPv4Address(data["gateway"]),
+        macs=tuple(str(each) for each in data["macs"]),
+        masquerade=bool(data["masquerade"]),
+        direct=_networks(data["direct"]),
+        peers=tuple(str(each) for each in data["peers"]),
+        allow_host_ports=tuple(_port(each) for each in data["allow_host_ports"]),
+        block_networks=_networks(data["block_networks"]),
+        egress=Egress(data["egress"]),
+        allow_networks=_networks(data["allow_networks"]),
+        expose=tuple(
+            Exposure(_port(each["host"]), str(each["node"]), IPv4Address(each["ip"]), int(each["node_port"]))
+            for each in data["expose"]
+        ),
+        allow_from=_networks(data["allow_from"]),
+        behind=_networks(data["behind"]),
+    )
+
+
+def _port(data: Mapping[str, Any]) -> Port:
+    return Port(Protocol(data["protocol"]), int(data["number"]))
+
+
+def _networks(data: Iterable[str]) -> tuple[IPv4Network, ...]:
+    return tuple(IPv4Network(each) for each in data)

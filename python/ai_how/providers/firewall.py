@@ -1,0 +1,103 @@
+"""The firewall table on a host.
+
+Three things are remembered in host/memory: RULES, the very text that was loaded, so that the network hook can load it
+again with nft alone; and in APPLIED what it was made of, and what the kernel said it held right after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ai_how.errors import NotOurs
+from ai_how.host import memory, nftables
+from ai_how.host.libvirt import Libvirt
+from ai_how.host.nftables import Listing
+from ai_how.resources.firewall import TABLE, FirewallTable, read_table, write_table
+from ai_how.resources.ruleset import FAMILIES, render, render_removal
+
+#: For `nft -j -f`.
+RULES = "firewall.json"
+APPLIED = "firewall-applied.json"
+
+
+def observe(libvirt: Libvirt, cluster: str) -> list[FirewallTable]:
+    """The table, if any family has one of ours; without root, what was loaded last."""
+    applied = memory.recall(APPLIED)
+    if not memory.is_root():
+        return [] if applied is None else [_remembered(applied, intact=True)]
+    if applied is None and not nftables.is_installed():
+        return []
+    listings = _listings()
+    if not any(each.ours for each in listings.values()):
+        return []
+    return [_remembered(applied, intact=_digests(listings) == _digests_of(applied))]
+
+
+def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
+    """A table of our name, in any family of ours, that somebody else made. Raises HostError where nft is missing."""
+    if TABLE not in names or not memory.is_root():
+        return {}
+    others = _of_others(_listings())
+    return {TABLE: _words(others[0])} if others else {}
+
+
+def create(libvirt: Libvirt, want: FirewallTable) -> None:
+    """Load all of it in one transaction, in place of what is there of ours."""
+    for family in _of_others(_listings()):
+        raise NotOurs(
+            "the firewall is not loaded",
+            why=f"there is already {_words(family)}",
+            remedy=f"Look at it: nft list table {family} {TABLE}",
+        )
+    text = render(want)
+    nftables.load(text)
+    # A kill from here on leaves digests of an older table behind: not intact, and loaded again.
+    memory.remember_text(RULES, text)
+    memory.remember(APPLIED, {**write_table(want), "digests": _digests(_listings())})
+
+
+def change(libvirt: Libvirt, have: FirewallTable, want: FirewallTable) -> None:
+    """Load `want` in place of `have`."""
+    if want.clusters or want.intact:
+        create(libvirt, want)
+    # Else this is an undo to a table that nobody remembers: without rules it would let everything pass.
+
+
+def remove(libvirt: Libvirt, have: FirewallTable) -> None:
+    """Delete our tables of all families, and what was remembered."""
+    ours = [family for family, each in _listings().items() if each.ours]
+    if ours:
+        nftables.load(render_removal(ours))
+    memory.forget(RULES)
+    memory.forget(APPLIED)
+
+
+def _listings() -> dict[str, Listing]:
+    """The tables of our name, by family."""
+    there = nftables.read_families(nftables.list_tables())
+    return {each: nftables.read_table(nftables.list_table(each)) for each in FAMILIES if each in there}
+
+
+def _of_others(listings: Mapping[str, Listing]) -> list[str]:
+    return [family for family, each in listings.items() if not each.ours]
+
+
+def _digests(listings: Mapping[str, Listing]) -> dict[str, str]:
+    return {family: each.digest for family, each in listings.items() if each.ours}
+
+
+def _digests_of(applied: Any) -> Any:
+    return applied.get("digests") if isinstance(applied, Mapping) else None
+
+
+def _remembered(applied: Any, *, intact: bool) -> FirewallTable:
+    """The table that `applied` describes; one without clusters, to be loaded anew, where it describes none."""
+    try:
+        return read_table(applied, intact=intact)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return FirewallTable((), (), intact=False)
+
+
+def _words(family: str) -> str:
+    return f"a table {family} {TABLE} that ai-how did not make"

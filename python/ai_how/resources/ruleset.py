@@ -1,0 +1,303 @@
+"""The firewall table as nftables' JSON: static chains, and sets that hold what is different from host to host.
+
+Our chains come before everybody else's filter chains and only ever deny more: what they accept, libvirt's and others'
+may still deny. Everything is loaded in one transaction, so no packet passes in between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+
+from ai_how.resources import nft
+from ai_how.resources.firewall import TABLE, ClusterRules, Denial, FirewallTable
+from ai_how.resources.nft import ACCEPT, DROP, REJECT, concat, match, meta, one_of, payload, prefix
+from ai_how.spec.policy import Egress
+
+#: The families that have a table of ours.
+FAMILIES = ("inet", "arp", "bridge")
+
+#: The chain without rules whose presence makes a table ours. It outlives a flush, which rules do not, and a table's
+#: comment is not shown by nft 1.0.6.
+MARK = "made_by_ai_how"
+
+#: Before filter chains of others, which are at 0 or later (nft(8), "priority").
+_BEFORE_OTHERS = -10
+_DNAT, _SNAT = -100, 100
+
+#: What leads to other programs' networks on this very host: containers, other virtual networks.
+_HOSTS_OWN = ("bridge", "veth", "dummy", "openvswitch", "vxlan", "geneve")
+
+_IN, _OUT = meta("iifname"), meta("oifname")
+#: The source of who has no address yet.
+_NOBODY = IPv4Address(0)
+
+_SOURCE, _TARGET = payload("ip", "saddr"), payload("ip", "daddr")
+_PORT = concat(meta("l4proto"), payload("th", "dport"))
+
+# DHCP messages in bits behind the start of the UDP header (RFC 2131, figure 1).
+_YOUR_ADDRESS = nft.raw("th", 64 + 16 * 8, 32)
+_CLIENT_MAC = nft.raw("th", 64 + 28 * 8, 48)
+
+
+def render(table: FirewallTable) -> str:
+    """The text for `nft -j -f -` that replaces all our tables."""
+    clusters = table.clusters
+    tables = (_inet(clusters, table.uplinks), _arp(clusters), _bridge(clusters))
+    return _text(command for each in tables for command in each.commands)
+
+
+def render_removal(families: Iterable[str]) -> str:
+    """The text for `nft -j -f -` that removes our tables of `families`, also where they are gone already."""
+    return _text(
+        {verb: {"table": {"family": family, "name": TABLE}}} for family in families for verb in ("add", "delete")
+    )
+
+
+def _text(commands: Iterable[nft.Command]) -> str:
+    return json.dumps({"nftables": list(commands)}) + "\n"
+
+
+def _table(family: str) -> nft.Table:
+    table = nft.Table(family, TABLE, "ai-how 1")
+    table.chain(MARK)
+    return table
+
+
+def _deny(word: Denial, verdict: nft.Statement, *matches: nft.Statement) -> nft.Command:
+    return {"expr": [*matches, {"counter": None}, verdict], "comment": str(word)}
+
+
+def _inet(clusters: Iterable[ClusterRules], uplinks: Iterable[str]) -> nft.Table:
+    table = _table("inet")
+    _sets(table, tuple(clusters), uplinks)
+    _forward(table)
+    _input(table)
+    _nat(table)
+    return table
+
+
+def _forward(table: nft.Table) -> None:
+    from_known = concat(_IN, _SOURCE)
+    # What answers, and errors about what passed; what was asked is decided by the rules anew with every packet, so
+    # that a rule taken away ends what it had allowed.
+    answers = (match({"ct": {"key": "direction"}}, "reply"), match({"ct": {"key": "state"}}, ["established"], op="in"))
+    errors = match({"ct": {"key": "state"}}, ["related"], op="in")
+    table.chain(
+        "forward",
+        # Frames within one bridge come here where net.bridge.bridge-nf-call-iptables is 1.
+        (match(concat(_IN, _OUT), "@within"), ACCEPT),
+        (match(_IN, "@bridges"), nft.goto("out_of_cluster")),
+        (match(_OUT, "@bridges"), nft.goto("into_cluster")),
+        type="filter",
+        hook="forward",
+        prio=_BEFORE_OTHERS,
+    )
+    table.chain(
+        "out_of_cluster",
+        _deny(Denial.IPV6, REJECT, match(meta("nfproto"), "ipv6")),
+        _deny(Denial.SPOOFED_SOURCE, DROP, match(from_known, "@sources", op="!=")),
+        _deny(Denial.BLOCKED_NETWORK, REJECT, match(concat(_IN, _TARGET), "@blocked")),
+        (match(concat(_IN, _OUT), "@peers"), ACCEPT),
+        _deny(Denial.OTHER_CLUSTER, REJECT, match(_OUT, "@bridges")),
+        (*answers, ACCEPT),
+        (errors, ACCEPT),
+        _deny(
+            Denial.EGRESS,
+            REJECT,
+            match(_IN, "@egress_denied"),
+            match(concat(_IN, _TARGET), "@egress_allowed", op="!="),
+        ),
+        (match(_OUT, "@uplinks"), ACCEPT),
+        # A link that came later, a VPN say, needs no new rules.
+        _deny(Denial.HOST_NETWORK, REJECT, match(meta("oifkind"), one_of(*_HOSTS_OWN))),
+    )
+    exposed = concat(_OUT, _TARGET, meta("l4proto"), payload("th", "dport"))
+    table.chain(
+        "into_cluster",
+        _deny(Denial.IPV6, DROP, match(meta("nfproto"), "ipv6")),
+        _deny(Denial.SPOOFED_SOURCE, DROP, match(_SOURCE, "@subnets")),
+        (*answers, ACCEPT),
+        (errors, ACCEPT),
+        (match(exposed, "@exposed"), match({"ct": {"key": "status"}}, "dnat", op="in"), ACCEPT),
+        (match(concat(_OUT, _SOURCE), "@allowed_from"), ACCEPT),
+        _deny(Denial.INTO_CLUSTER, DROP),
+    )
+
+
+def _input(table: nft.Table) -> None:
+    asks_for_an_address = (match(payload("udp", "sport"), 68), match(payload("udp", "dport"), 67))
+    everybody = match(_TARGET, "255.255.255.255")
+    own_gateway = match(concat(_IN, _TARGET), "@own_gateway")
+    table.chain(
+        "input",
+        (match(_IN, "@bridges"), nft.goto("to_host")),
+        _deny(Denial.GATEWAY_FROM_OUTSIDE, DROP, match(_IN, "lo", op="!="), match(_TARGET, "@gateways")),
+        type="filter",
+        hook="input",
+        prio=_BEFORE_OTHERS,
+    )
+    table.chain(
+        "to_host",
+        _deny(Denial.IPV6, DROP, match(meta("nfproto"), "ipv6")),
+        (match(_SOURCE, str(_NOBODY)), everybody, *asks_for_an_address, ACCEPT),
+        _deny(Denial.SPOOFED_SOURCE, DROP, match(concat(_IN, _SOURCE), "@sources", op="!=")),
+        (
+            match({"ct": {"key": "direction"}}, "reply"),
+            match({"ct": {"key": "state"}}, ["established", "related"], op="in"),
+            ACCEPT,
+        ),
+        (everybody, *asks_for_an_address, ACCEPT),
+        (own_gateway, *asks_for_an_address, ACCEPT),
+        (own_gateway, nft.jump("gateway_services")),
+        (match(concat(_IN, _TARGET, meta("l4proto"), payload("th", "dport")), "@host_ports"), ACCEPT),
+        _deny(Denial.BLOCKED_NETWORK, REJECT, match(concat(_IN, _TARGET), "@blocked")),
+        (match(concat(_IN, _TARGET), "@peers_gateways"), nft.jump("gateway_services")),
+        _deny(Denial.HOST_SERVICE, REJECT),
+    )
+    table.chain(
+        "gateway_services",
+        (match(meta("l4proto"), one_of("tcp", "udp")), match(payload("th", "dport"), 53), ACCEPT),
+        (match(payload("icmp", "type"), "echo-request"), ACCEPT),
+    )
+
+
+def _nat(table: nft.Table) -> None:
+    local = match({"fib": {"result": "type", "flags": ["daddr"]}}, "local")
+    # nft 1.0.6 reads no map to address and port together from JSON.
+    to_node = {"family": "ip", "addr": nft.look_up(_PORT, "nodes"), "port": nft.look_up(_PORT, "ports")}
+    table.chain(
+        "prerouting",
+        (match(_IN, "@bridges", op="!="), local, {"dnat": to_node}),
+        type="nat",
+        hook="prerouting",
+        prio=_DNAT,
+    )
+    table.chain(
+        "output",
+        # From 127.0.0.1 nothing can be answered by a node.
+        (match(_TARGET, prefix(IPv4Network("127.0.0.0/8")), op="!="), local, {"dnat": to_node}),
+        type="nat",
+        hook="output",
+        prio=_DNAT,
+    )
+    table.chain(
+        "postrouting",
+        (
+            match(_SOURCE, "@masqueraded"),
+            match(_OUT, "@bridges", op="!="),
+            match(_OUT, "lo", op="!="),
+            match(concat(_SOURCE, _TARGET), "@direct", op="!="),
+            match(_TARGET, prefix(IPv4Network("224.0.0.0/4")), op="!="),
+            match(_TARGET, "255.255.255.255", op="!="),
+            nft.MASQUERADE,
+        ),
+        type="nat",
+        hook="postrouting",
+        prio=_SNAT,
+    )
+
+
+def _sets(table: nft.Table, clusters: tuple[ClusterRules, ...], uplinks: Iterable[str]) -> None:
+    """Everything that is different from host to host."""
+    gateways = {each.bridge: str(each.gateway) for each in clusters}
+    pair, place = ("ifname", "ifname"), ("ifname", "ipv4_addr")
+    port = ("inet_proto", "inet_service")
+
+    table.set("bridges", "ifname", gateways)
+    table.set("within", pair, (concat(each.bridge, each.bridge) for each in clusters))
+    table.set("peers", pair, (concat(each.bridge, peer) for each in clusters for peer in each.peers))
+    table.set("uplinks", "ifname", uplinks)
+
+    _set_of_sources(table, clusters)
+    table.set("subnets", "ipv4_addr", map(prefix, _whole(each.subnet for each in clusters)), interval=True)
+    table.set("blocked", place, _by_bridge((each.bridge, each.block_networks) for each in clusters), interval=True)
+    denied = [each for each in clusters if each.egress is Egress.DENY]
+    table.set("egress_denied", "ifname", (each.bridge for each in denied))
+    allowed = _by_bridge((each.bridge, (*each.allow_networks, *each.direct)) for each in denied)
+    table.set("egress_allowed", place, allowed, interval=True)
+    table.set("allowed_from", place, _by_bridge((each.bridge, each.allow_from) for each in clusters), interval=True)
+
+    table.set("gateways", "ipv4_addr", sorted(set(gateways.values())))
+    table.set("own_gateway", place, (concat(*each) for each in gateways.items()))
+    peers = (concat(each.bridge, gateways[peer]) for each in clusters for peer in each.peers if peer in gateways)
+    table.set("peers_gateways", place, peers)
+    open_ports = (
+        concat(each.bridge, str(each.gateway), str(one.protocol), one.number)
+        for each in clusters
+        for one in each.allow_host_ports
+    )
+    table.set("host_ports", (*place, *port), open_ports)
+
+    masqueraded = [each for each in clusters if each.masquerade]
+    table.set("masqueraded", "ipv4_addr", map(prefix, _whole(each.subnet for each in masqueraded)), interval=True)
+    direct = (concat(prefix(each.subnet), prefix(one)) for each in masqueraded for one in _whole(each.direct))
+    table.set("direct", ("ipv4_addr", "ipv4_addr"), direct, interval=True)
+
+    # Of two clusters with the same port the first one has it: one map holds it once.
+    exposed = {one.host: (each.bridge, one) for each in reversed(clusters) for one in reversed(each.expose)}
+    leads = [(concat(str(host.protocol), host.number), bridge, one) for host, (bridge, one) in sorted(exposed.items())]
+    table.map("nodes", port, "ipv4_addr", ((key, str(one.ip)) for key, _, one in leads))
+    table.map("ports", port, "inet_service", ((key, one.node_port) for key, _, one in leads))
+    targets = {(bridge, str(one.ip), str(one.host.protocol), one.node_port) for _, bridge, one in leads}
+    table.set("exposed", (*place, *port), (concat(*each) for each in sorted(targets)))
+
+
+def _arp(clusters: Iterable[ClusterRules]) -> nft.Table:
+    """The host answers on a bridge for addresses of its network alone; by itself it answers for all it has."""
+    table = _table("arp")
+    table.set("bridges", "ifname", (each.bridge for each in clusters))
+    _set_of_sources(table, clusters)
+    sought = concat(_IN, payload("arp", "daddr ip"))
+    table.chain(
+        "input",
+        _deny(Denial.FOREIGN_ARP, DROP, match(_IN, "@bridges"), match(sought, "@sources", op="!=")),
+        type="filter",
+        hook="input",
+        prio=_BEFORE_OTHERS,
+    )
+    return table
+
+
+def _bridge(clusters: Iterable[ClusterRules]) -> nft.Table:
+    """What passes between the ports of a bridge. Not every kernel can tell here which bridge it is
+    (CONFIG_NFT_BRIDGE_META), so what is ours is known by our addresses."""
+    table = _table("bridge")
+    networks = _whole(each.subnet for each in clusters)
+    macs = sorted({int(mac.replace(":", ""), 16) for each in clusters for mac in each.macs})
+    table.set("gateways", "ipv4_addr", sorted({str(each.gateway) for each in clusters}))
+    table.set("subnets", "ipv4_addr", map(prefix, networks), interval=True)
+    answers = match(payload("udp", "dport"), 68)
+    rogue = [_deny(Denial.ROGUE_DHCP, DROP, answers, match(_SOURCE, "@subnets"))]
+    if networks:
+        spans = one_of(*({"range": [int(each[0]), int(each[-1])]} for each in networks))
+        rogue.append(_deny(Denial.ROGUE_DHCP, DROP, answers, match(_YOUR_ADDRESS, spans)))
+    if macs:
+        rogue.append(_deny(Denial.ROGUE_DHCP, DROP, answers, match(_CLIENT_MAC, one_of(*macs))))
+    table.chain(
+        "forward",
+        _deny(Denial.FALSE_GATEWAY, DROP, match(payload("arp", "saddr ip"), "@gateways")),
+        *rogue,
+        type="filter",
+        hook="forward",
+        prio=_BEFORE_OTHERS,
+    )
+    return table
+
+
+def _set_of_sources(table: nft.Table, clusters: Iterable[ClusterRules]) -> None:
+    """Which addresses live on which bridge."""
+    elements = _by_bridge((each.bridge, (each.subnet, *each.behind)) for each in clusters)
+    table.set("sources", ("ifname", "ipv4_addr"), elements, interval=True)
+
+
+def _by_bridge(networks: Iterable[tuple[str, Iterable[IPv4Network]]]) -> Iterator[nft.Expression]:
+    for bridge, those in networks:
+        for each in _whole(those):
+            yield concat(bridge, prefix(each))
+
+
+def _whole(networks: Iterable[IPv4Network]) -> list[IPv4Network]:
+    """The same addresses without overlaps, which sets refuse."""
+    return list(collapse_addresses(networks))
