@@ -1,0 +1,126 @@
+"""A real Consul for tests: version 1.8.7 from Debian's archive (tests/fetched.py), on 127.0.0.1 inside the lab."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fetched import CONSUL, NotFetched, fetched
+
+from ai_how.spec.policy import Check, Discovery
+
+#: Seconds in which an agent leads, a check has been made, and the like.
+DEADLINE = 30.0
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A running agent. Its ports are `port` (HTTP) and those after it."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def dns_port(self) -> int:
+        return self.port + 1
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def https(self) -> str:
+        return f"https://127.0.0.1:{self.port + 5}"
+
+    def discovery(self, **fields: Any) -> Discovery:
+        """How a cluster finds it. Its check is quick."""
+        base = Discovery("hpc", self.address, self.dns_port, check=Check(port=22, interval=1, timeout=1))
+        return replace(base, **fields)
+
+    def call(self, method: str, path: str, body: Any = None, token: str | None = None) -> Any:
+        """What the HTTP API answers, asked by other code than ai-how's."""
+        request = urllib.request.Request(  # noqa: S310 - http alone
+            f"{self.address}/v1{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={} if token is None else {"X-Consul-Token": token},
+        )
+        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:  # noqa: S310
+            text = answer.read().decode()
+        return json.loads(text) if text.strip() else None
+
+    def services(self, token: str | None = None) -> dict[str, Any]:
+        """All services that it has, by ID."""
+        found: dict[str, Any] = self.call("GET", "/agent/services", token=token)
+        return found
+
+    def kill(self) -> None:
+        """It dies without a word, and its data stay."""
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def agent(folder: Path, port: int = 8500, *, wait: bool = True, **configuration: Any) -> Iterator[Agent]:
+    """An agent that is its own server, with its data in `folder`; leads when this returns, if `wait`."""
+    folder.mkdir(exist_ok=True)
+    names = ("http", "dns", "server", "serf_lan", "serf_wan", "https")
+    settings = {
+        "node_name": "lab",
+        "server": True,
+        "bootstrap_expect": 1,
+        "bind_addr": "127.0.0.1",
+        "client_addr": "127.0.0.1",
+        "data_dir": str(folder / "data"),
+        "ports": {name: port + number for number, name in enumerate(names)},
+        "disable_update_check": True,
+        "performance": {"raft_multiplier": 1},
+    }
+    if "cert_file" not in configuration:
+        settings["ports"] = {**settings["ports"], "https": -1}  # type: ignore[dict-item]
+    (folder / "agent.json").write_text(json.dumps(settings | configuration))
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [program(), "agent", f"-config-file={folder / 'agent.json'}"], stdout=log, stderr=log, cwd=folder
+        )
+    made = Agent(folder, port, process)
+    try:
+        if wait:
+            until(
+                lambda: (
+                    made.call("GET", "/status/leader") and made.call("GET", "/catalog/nodes?near=_agent") is not None
+                )
+            )
+        yield made
+    finally:
+        made.kill()
+
+
+def program() -> str:
+    """Consul's program. Fails the test where it cannot be had."""
+    try:
+        return str(fetched(CONSUL, suite="bullseye") / "usr/bin/consul")
+    except NotFetched as error:
+        pytest.fail(f"Consul cannot be had from Debian's archive: {error}", pytrace=False)
+
+
+def until(holds: Callable[[], object], within: float = DEADLINE) -> None:
+    """Wait for a condition; fail where it does not come."""
+    deadline = time.monotonic() + within
+    while True:
+        with contextlib.suppress(OSError):  # not listening yet
+            if holds():
+                return
+        assert time.monotonic() < deadline, f"did not come within {within:g} s"
+        time.sleep(0.05)
