@@ -478,9 +478,16 @@ WARNINGS = [
         ("dynamic node", node(ip="dhcp"), "clusters.hpc.compute_nodes[0].ip", "whatever DHCP gives", "reserved one"),
         (
             "single server",
+            network("dns_servers: [8.8.8.8] #!"),
+            f"{NET}.dns_servers",
+            "cluster names will not resolve",
+            "192.168.100.1 first",
+        ),
+        (
+            "nobody to forward to",
             network("dns_servers: [192.168.100.1] #!"),
             f"{NET}.dns_servers",
-            "a single DNS server",
+            "has no server to ask",
             "[192.168.100.1, 8.8.8.8, 1.1.1.1]",
         ),
         (

@@ -13,7 +13,11 @@ from ai_how.cli.terminal import counted, paint, print_json, problem_json, say, s
 from ai_how.errors import ConfigurationError, Problem, Severity
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from ipaddress import IPv4Network
+
     from ai_how.spec.cluster import Cluster
+    from ai_how.spec.policy import Policy, Port
 
 #: Nodes shown of a larger cluster: the first ones and the last. All are shown with -v.
 MANY = 20
@@ -84,6 +88,8 @@ def _show_cluster(cluster: Cluster, *, everything: bool) -> None:
     say(f"  gateway  {network.gateway}")
     say(f"  pool     {network.dhcp_start} – {network.dhcp_end}")
     say(f"  DNS      {', '.join(str(server) for server in network.dns_servers)}")
+    for what, text in _policy(network.policy):
+        say(f"  {what:8} {text}")
     if not nodes:
         return
     say()
@@ -94,3 +100,49 @@ def _show_cluster(cluster: Cluster, *, everything: bool) -> None:
         for node in shown
     ]
     table(["node", "role", "ip", "mac"], rows, indent="  ")
+
+
+def _policy(policy: Policy) -> Iterator[tuple[str, str]]:
+    """What a cluster allows beside its mode's defaults, in words."""
+    ways = [_network(each.to) + (f" via {each.via}" if each.via else "") for each in policy.routes]
+    if not policy.nat:
+        ways.append("no NAT")
+    if ways:
+        yield "routes", ", ".join(ways)
+    firewall = policy.firewall
+    rules = ["off: libvirt's own rules alone"] if not firewall.enabled else []
+    if firewall.egress == "deny":
+        rules.append("egress deny" + _listed(" but for ", map(_network, firewall.allow_networks)))
+    rules += [
+        text
+        for text in (
+            _listed("never to ", map(_network, firewall.block_networks)),
+            _listed("open to ", map(_network, firewall.allow_from)),
+            _listed("host ports ", map(_port, firewall.allow_host_ports)),
+        )
+        if text
+    ]
+    if rules:
+        yield "firewall", "; ".join(rules)
+    for each in firewall.expose:
+        yield "exposed", f"port {_port(each.host)} of the host → {each.node} ({each.ip}) port {each.node_port}"
+    discovery = policy.discovery
+    if discovery is not None:
+        remark = "" if discovery.required else " (may be away)"
+        tags = _listed(", tags ", discovery.tags)
+        yield "Consul", f"{discovery.address}{remark}, service {discovery.service_name}{tags}"
+    if policy.host_resolver != "auto":
+        yield "resolver", policy.host_resolver
+
+
+def _listed(begin: str, words: Iterable[str]) -> str:
+    text = ", ".join(words)
+    return begin + text if text else ""
+
+
+def _network(network: IPv4Network) -> str:
+    return str(network.network_address) if network.prefixlen == 32 else str(network)
+
+
+def _port(port: Port) -> str:
+    return f"{port.number}/{port.protocol}"

@@ -25,12 +25,13 @@ MAX_PORT = 65535
 #: Port of an agent's HTTP API (Consul's documentation, "Required ports").
 CONSUL_PORT = 8500
 
+CIDR_PATTERN = r"^[0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?$"
 PORT_PATTERN = r"^[0-9]{1,5}(/([Tt][Cc][Pp]|[Uu][Dd][Pp]))?$"
 EXPOSE_PATTERN = r"^[0-9]{1,5}:[A-Za-z0-9-]+(:[0-9]{1,5})?(/([Tt][Cc][Pp]|[Uu][Dd][Pp]))?$"
 DATACENTER_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 URL_PATTERN = r"^(https?://)?[^/@]+/?$"
 
-_CIDR_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?$"}
+_CIDR_SCHEMA: dict[str, Any] = {"type": "string", "pattern": CIDR_PATTERN}
 _PORT_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": MAX_PORT}
 _DATACENTER = re.compile(DATACENTER_PATTERN)
 

@@ -9,6 +9,7 @@ from pydantic_core import PydanticUndefined
 
 from ai_how.config.fields import as_yaml
 from ai_how.config.model import ConfigFile, DefaultText, tables
+from ai_how.config.policy_fields import CIDR_PATTERN
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -89,7 +90,7 @@ def _type(schema: _JSON) -> str:
         return {"ipv4": "IPv4 address", "hostname": "domain"}[schema["format"]]
     options = [option for key in ("anyOf", "oneOf") for option in schema.get(key, ()) if option]
     if schema.get("type") == "array":
-        return f"list of {_type(schema['items'])}" if schema["items"].get("anyOf") else "list"
+        return f"list of {_type(schema['items'])}" if "$ref" not in schema["items"] else "list"
     if options and schema.get("type") == "string":
         return "IP addresses"
     if options:
@@ -98,4 +99,6 @@ def _type(schema: _JSON) -> str:
         return "mapping"
     if schema.get("pattern", "").startswith("^[Dd]"):
         return "`DHCP`"
+    if schema.get("pattern") == CIDR_PATTERN:
+        return "network"
     return {"integer": "whole number", "number": "number", "boolean": "true or false"}.get(schema["type"], "text")

@@ -180,13 +180,14 @@ def _egress(view: View, firewall: FirewallConfig, path: Path) -> Iterator[Proble
 def _exposed(view: View, firewall: FirewallConfig, path: Path) -> Iterator[Problem]:
     places = {place.name: place for place in view.places}
     leases = view.config.network.static_leases
+    whole = not {(*view.root, "controller"), (*view.root, "compute_nodes")} & view.document.broken
     used: dict[tuple[int, Protocol], str] = {}
     for i, each in enumerate(firewall.expose):
         at = (*path, "expose", i)
         place = places.get(each.node)
-        if place is None:
+        if place is None and whole:
             yield view.error((*at, "node"), f"the cluster has no node {each.node}", did_you_mean(each.node, [*places]))
-        elif place.dynamic and each.node not in leases:
+        elif place is not None and place.dynamic and each.node not in leases:
             message = f"{each.node} takes whatever DHCP gives: no port can lead to it"
             yield view.error((*at, "node"), message, "leave out the word DHCP: the node gets a reserved address")
         port = (each.host_port, each.protocol)
@@ -276,9 +277,9 @@ def across(views: Sequence[View]) -> Iterator[Problem]:
     """What the clusters of one file must not do to each other."""
     known = [_facts(view) for view in views]
     for i, (view, one) in enumerate(zip(views, known, strict=True)):
-        others = [*known[:i], *known[i + 1 :]]
-        yield from _located(view, clashes(one, others))
-        yield from _located(view, shared_clashes(one, known[:i]))
+        others = [other for other in known if other.cluster != one.cluster]
+        earlier = [other for other in known[:i] if other.cluster != one.cluster]
+        yield from _located(view, [*clashes(one, others), *shared_clashes(one, earlier)])
 
 
 def _located(view: View, found: Iterable[Clash]) -> Iterator[Problem]:
