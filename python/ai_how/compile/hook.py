@@ -2,6 +2,85 @@
 
 from __future__ import annotations
 
+from ai_how.resources.base import METADATA
 from ai_how.resources.hook import Hook
 
-HOOK = Hook("#!/bin/sh\nexit 0\n")
+#: How our file begins; no other does.
+MARK = "#!/bin/sh\n# ai-how's network hook:"
+
+#: Where it says what went wrong after a network had started; libvirt would stop the network if it ended with an error.
+LOG = "/run/ai-how-hook.log"
+
+#: There while the libvirt that runs has not seen the hook; it goes with its first run (providers/hook.py).
+UNKNOWN = "/run/ai-how-hook.unknown"
+
+_SCRIPT = f"""{MARK} what a restart of the host or of a network loses is put there again.
+# Written by ai-how, removed by it. libvirt calls it as `NAME OPERATION SUB-OPERATION EXTRA`, with the network on its
+# standard input (https://libvirt.org/hooks.html). It must not ask libvirt anything: libvirt waits for it.
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+LC_ALL=C
+export PATH LC_ALL
+memory=/var/lib/ai-how
+
+rm -f {UNKNOWN}
+case "$2 $3" in
+    'start begin' | 'started begin') ;;
+    *) exit 0 ;;
+esac
+# All of it is read: libvirt would see a broken pipe.
+case "$(cat)" in
+    *'{METADATA}'*) ;;
+    *) exit 0 ;; # somebody else's network
+esac
+
+# Rules are there before what they hold: without them libvirt does not start the network, and says why.
+if [ "$2" = start ]; then
+    [ -e "$memory/firewall.json" ] || exit 0
+    nft -j -f "$memory/firewall.json" > /dev/null && exit 0
+    echo "ai-how: its rules cannot be loaded, so network $1 is not started. Try: nft -j -f $memory/firewall.json" >&2
+    exit 1
+fi
+
+settings() {{
+    while read -r path value; do
+        echo "$value" > "$path"
+    done < "$memory/sysctl.settings"
+}}
+
+passages() {{
+    while read -r chain bridge; do
+        # Docker makes its chain later, and keeps one that it finds.
+        iptables -w 5 -n -L "$chain" > /dev/null 2>&1 || iptables -w 5 -N "$chain"
+        for way in -i -o; do
+            set -- "$chain" "$way" "$bridge" -m comment --comment ai-how -j ACCEPT
+            iptables -w 5 -C "$@" 2> /dev/null || iptables -w 5 -I "$@"
+        done
+    done < "$memory/passage.rules"
+}}
+
+names() {{
+    command -v resolvectl > /dev/null || return 0
+    while read -r bridge server zones; do
+        [ -e "/sys/class/net/$bridge" ] || continue
+        set --
+        for zone in $zones; do
+            set -- "$@" "~$zone"
+        done
+        resolvectl dns "$bridge" "$server"
+        resolvectl domain "$bridge" "$@"
+        resolvectl default-route "$bridge" false
+    done < "$memory/resolver.links"
+}}
+
+complaints=$({{
+    [ ! -e "$memory/sysctl.settings" ] || settings
+    [ ! -e "$memory/passage.rules" ] || passages
+    [ ! -e "$memory/resolver.links" ] || names
+    # What is there already is refused, and what is behind a network that has not started yet: it comes with that.
+    [ ! -e "$memory/routes.batch" ] || ip -force -batch "$memory/routes.batch" 2> /dev/null
+}} 2>&1 < /dev/null)
+[ -z "$complaints" ] || printf '%s\\n' "$(date): network $1 started" "$complaints" >> {LOG}
+exit 0
+"""
+
+HOOK = Hook(_SCRIPT, "0755")

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ai_how.providers import domain, network, pool, seed, volume
+from ai_how.providers import domain, firewall, hook, network, pool, registration, route, seed, sysctl, volume
 from ai_how.providers.base import Provider
 from ai_how.resources.base import Kind
 
 PROVIDERS: Mapping[Kind, Provider[Any]] = {
+    Kind.SYSCTL: sysctl,
+    Kind.FIREWALL: firewall,
+    Kind.HOOK: hook,
     Kind.POOL: pool,
     Kind.NETWORK: network,
+    Kind.ROUTE: route,
     Kind.VOLUME: volume,
     Kind.SEED: seed,
     Kind.DOMAIN: domain,
+    Kind.REGISTRATION: registration,
 }

@@ -13,15 +13,16 @@ PATH = "/etc/libvirt/hooks/network.d/ai-how"
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """The executable at `path` with `content`: the same on every host, it reads what to do from our memory."""
+    """The file at `path` with `content`: the same on every host, it reads what to do from our memory.
+
+    `mode` is octal, as ls(1) and chmod(1) have it; libvirt passes over what is not executable.
+    """
 
     kind: ClassVar[Kind] = Kind.HOOK
 
     content: str = managed(Impact.LIVE)
+    mode: str = managed(Impact.LIVE)
     path: str = PATH
-
-    def __str__(self) -> str:
-        return f"libvirt hook {self.path}"
 
     @property
     def key(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
 
@@ -11,13 +11,17 @@ from ai_how.resources.base import Impact, Kind, ResourceId, managed
 
 @dataclass(frozen=True, slots=True)
 class HostRoute:
-    """The way to network `to` by router `via`; `network` is the libvirt network the router is in, empty for none."""
+    """The way to network `to` by router `via`; `network` is the libvirt network the router is in, empty for none.
+
+    `present` is False where the kernel lost it, with a link that went down, say.
+    """
 
     kind: ClassVar[Kind] = Kind.ROUTE
 
     to: IPv4Network
     via: IPv4Address = managed(Impact.LIVE)
     network: str = managed(Impact.LIVE)
+    present: bool = field(default=True, metadata={"impact": Impact.LIVE})
 
     def __str__(self) -> str:
         return f"route to {self.to} via {self.via}"

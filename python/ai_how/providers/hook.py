@@ -1,0 +1,170 @@
+"""libvirt's network hook on a host, and whether libvirt runs it already."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from ai_how.compile.hook import LOG, MARK, UNKNOWN
+from ai_how.errors import HostError
+from ai_how.host import daemon, memory
+from ai_how.host.files import write_atomically
+from ai_how.host.libvirt import Libvirt
+from ai_how.resources.hook import PATH, Hook
+
+#: Which directories we made for it, the outermost first; and the file, for those who may not look into /etc/libvirt.
+_MEMORY = "hook.json"
+
+#: Seconds. libvirt renews its own rules for every network that runs, which takes up to 0.5 s for each.
+_RELOADED_WITHIN = 120.0
+
+_UNREADABLE = "a file that cannot be read"
+
+
+def observe(libvirt: Libvirt, cluster: str) -> list[Hook]:
+    """Our file as it is; what it was last, where this user may not look."""
+    try:
+        found = _read(Path(PATH))
+    except OSError:
+        said = memory.recall(_MEMORY) or {}
+        return [Hook(said["content"], said["mode"])] if "content" in said else []
+    return [found] if found is not None and found.content.startswith(MARK) else []
+
+
+def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
+    """A file of that name that does not begin with our mark."""
+    return {name: owner for name in names if (owner := _stranger(Path(name)))}
+
+
+def create(libvirt: Libvirt, want: Hook) -> None:
+    """Write it, with the directories that it needs, and let libvirt know of it."""
+    path = Path(want.path)
+    missing = [str(each) for each in reversed(path.parents) if not each.exists()]
+    made = [each for each in _made() if each not in missing] + missing
+    memory.remember(_MEMORY, {"made": made, "content": want.content, "mode": want.mode})
+    first = not path.exists()
+    try:
+        if first:
+            _note_who_does_not_know()
+        for directory in missing:
+            Path(directory).mkdir(exist_ok=True)
+            Path(directory).chmod(0o755)
+        write_atomically(path, want.content)
+        path.chmod(int(want.mode, 8))
+        if first:
+            _introduce(libvirt)
+    except OSError as error:
+        raise _trouble(path, error) from error
+
+
+def change(libvirt: Libvirt, have: Hook, want: Hook) -> None:
+    """Write it anew."""
+    create(libvirt, want)
+
+
+def remove(libvirt: Libvirt, have: Hook) -> None:
+    """Remove it, the directories that we made if nobody else uses them, and what it left behind."""
+    path = Path(have.path)
+    try:
+        for file in (path, Path(LOG), Path(UNKNOWN)):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise _trouble(path, error) from error
+    for directory in reversed(_made()):
+        with contextlib.suppress(OSError):  # somebody's file is in it, or it is gone
+            Path(directory).rmdir()
+    memory.forget(_MEMORY)
+
+
+def hook_known(libvirt: Libvirt) -> bool:
+    """Whether libvirt will run the hook when the next network starts.
+
+    It looks for hooks when it starts and when it is told to reload; one that came when there were none is not seen
+    before that.
+    """
+    try:
+        deaf = Path(UNKNOWN).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise _trouble(Path(UNKNOWN), error) from error
+    pid = daemon.find()
+    return pid is None or daemon.identity(pid) != deaf
+
+
+def _note_who_does_not_know() -> None:
+    """That note goes with the reload, with the daemon, with a boot, and with the first run of the hook."""
+    pid = daemon.find()
+    if pid is not None:
+        write_atomically(Path(UNKNOWN), daemon.identity(pid) + "\n")
+        Path(UNKNOWN).chmod(0o644)
+
+
+def _introduce(libvirt: Libvirt) -> None:
+    """Let libvirt look for hooks, unless that would start what somebody has stopped."""
+    pid = daemon.find()
+    if pid is None or _reload_starts_something(libvirt):
+        return
+    daemon.reload(pid)
+    with Libvirt(libvirt.uri) as newcomer, newcomer.doing("libvirt does not answer after a reload"):
+        newcomer.connection.numOfNetworks()
+    deadline = time.monotonic() + _RELOADED_WITHIN
+    while daemon.is_reloading(pid):
+        if time.monotonic() > deadline:
+            raise HostError(
+                f"libvirt's reload takes longer than {_RELOADED_WITHIN:.0f} s",
+                why=f"process {pid} still reads its configuration anew",
+                remedy="Run the same command again.",
+            )
+        time.sleep(0.02)
+    Path(UNKNOWN).unlink(missing_ok=True)
+
+
+def _reload_starts_something(libvirt: Libvirt) -> bool:
+    """A network or a pool that is marked for autostart and does not run."""
+    api, connection = libvirt.api, libvirt.connection
+    with libvirt.doing("cannot list what libvirt starts by itself"):
+        return bool(
+            connection.listAllNetworks(api.VIR_CONNECT_LIST_NETWORKS_INACTIVE | api.VIR_CONNECT_LIST_NETWORKS_AUTOSTART)
+            or connection.listAllStoragePools(
+                api.VIR_CONNECT_LIST_STORAGE_POOLS_INACTIVE | api.VIR_CONNECT_LIST_STORAGE_POOLS_AUTOSTART
+            )
+        )
+
+
+def _read(path: Path) -> Hook | None:
+    """The file, None where there is none, or something else of its name. Raises OSError where that cannot be seen."""
+    try:
+        seen = path.lstat()
+        if not path.is_file() or path.is_symlink():
+            return None
+        return Hook(path.read_text(encoding="utf-8", errors="replace"), f"{seen.st_mode & 0o7777:04o}", str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _stranger(path: Path) -> str:
+    """Whose it is, if it is not ours; empty where it is, or where there is none."""
+    try:
+        found = _read(path)
+    except OSError:
+        return _UNREADABLE if memory.is_root() else ""
+    if found is None:
+        return "something that is no file" if os.path.lexists(path) else ""
+    return "" if found.content.startswith(MARK) else "a hook that ai-how did not write"
+
+
+def _made() -> list[str]:
+    said = memory.recall(_MEMORY) or {}
+    return [str(each) for each in said.get("made", ())]
+
+
+def _trouble(path: Path, error: OSError) -> HostError:
+    return HostError(
+        f"libvirt's network hook {path} cannot be used",
+        why=error.strerror or str(error),
+        remedy=f"Look at it: ls -ld {path.parent} {path}",
+    )

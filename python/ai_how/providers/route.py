@@ -1,0 +1,107 @@
+"""Routes of a host to networks that routed clusters talk to. Ours carry a protocol number of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from ai_how.errors import NotOurs
+from ai_how.host import memory, routes
+from ai_how.host.libvirt import Libvirt
+from ai_how.host.routes import Hop
+from ai_how.resources.route import HostRoute
+
+_MEMORY = "routes.json"
+#: The same for the hook: what `ip -batch` reads (compile/hook.py).
+_FOR_THE_HOOK = "routes.batch"
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What the kernel does not know of a route, or forgets with its link."""
+
+    via: IPv4Address
+    network: str
+
+
+def observe(libvirt: Libvirt, cluster: str) -> list[HostRoute]:
+    """What carries our mark, and what the kernel lost of it."""
+    known = _recall()
+    there = {hop.to: hop.via for hop in _hops() if hop.ours and hop.via is not None}
+    lost = {to: each.via for to, each in known.items() if to not in there}
+    return [
+        HostRoute(to, via, known[to].network if to in known else "", present=to in there)
+        for to, via in sorted({**there, **lost}.items())
+    ]
+
+
+def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
+    """Routes to the same networks that somebody else set."""
+    return {str(hop.to): _owner(hop) for hop in _hops() if str(hop.to) in names and not hop.ours}
+
+
+def create(libvirt: Libvirt, want: HostRoute) -> None:
+    """Set it, then remember it: a route that the kernel refuses is not tried again by the hook."""
+    _set(want)
+    _remember({**_recall(), want.to: _Remembered(want.via, want.network)})
+
+
+def change(libvirt: Libvirt, have: HostRoute, want: HostRoute) -> None:
+    """Set it anew; or lose it again, where that was so."""
+    if want.present:
+        create(libvirt, want)
+    else:
+        _unset(want.to)
+        _remember({**_recall(), want.to: _Remembered(want.via, want.network)})
+
+
+def remove(libvirt: Libvirt, have: HostRoute) -> None:
+    """Take it out of the kernel, and forget it."""
+    _unset(have.to)
+    _remember({to: each for to, each in _recall().items() if to != have.to})
+
+
+def _hops() -> tuple[Hop, ...]:
+    return routes.read_hops(routes.list_routes())
+
+
+def _set(want: HostRoute) -> None:
+    there = [hop for hop in _hops() if hop.to == want.to]
+    for hop in there:
+        if not hop.ours:
+            raise NotOurs(
+                f"the route to {want.to} is not set",
+                why=f"there is {_owner(hop)}",
+                remedy=f"Remove it, if you do not need it: ip route del {want.to}",
+            )
+    if want.via not in [hop.via for hop in there]:
+        routes.add_route(want.to, want.via, replace=bool(there))
+
+
+def _unset(to: IPv4Network) -> None:
+    for hop in _hops():
+        if hop.ours and hop.to == to and hop.via is not None:
+            routes.delete_route(to, hop.via)
+
+
+def _owner(hop: Hop) -> str:
+    by = f"by {hop.via} on" if hop.via is not None else "on"
+    return f"a route {by} {hop.link} that ai-how did not set"
+
+
+def _recall() -> dict[IPv4Network, _Remembered]:
+    said = memory.recall(_MEMORY) or {}
+    return {IPv4Network(to): _Remembered(IPv4Address(each["via"]), each["network"]) for to, each in said.items()}
+
+
+def _remember(known: Mapping[IPv4Network, _Remembered]) -> None:
+    """The hook's file first: killed between the two, this is done again, because what is observed is not yet right."""
+    if not known:
+        memory.forget(_FOR_THE_HOOK)
+        memory.forget(_MEMORY)
+        return
+    ordered = sorted(known.items())
+    batch = (f"{routes.batch_line(to, each.via)}\n" for to, each in ordered)
+    memory.remember_text(_FOR_THE_HOOK, "".join(batch))
+    memory.remember(_MEMORY, {str(to): {"via": str(each.via), "network": each.network} for to, each in ordered})
