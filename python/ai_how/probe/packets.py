@@ -32,7 +32,7 @@ MAGIC = b"ai-how probe "
 
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _ECHO, _ECHO6 = 8, 128
-_UDP_HEADER, _UDP_PROTOCOL = 8, 17
+_ETH_P_ARP, _ARP_REQUEST, _ARP_REPLY = 0x0806, 1, 2
 
 T = TypeVar("T")
 
@@ -180,6 +180,38 @@ async def forged(place: Place, source: IPv4Address, target: IPv4Address) -> Answ
         except OSError as error:
             raise _not_tested(place, target, error) from error
     return Answer(False, f"sent as {source}", _since(begin), token=token)
+
+
+async def arp(place: Place, link: str, target: IPv4Address, *, within: float = WITHIN) -> Answer:
+    """Who has `target` on `link` (RFC 826)? `said` is the hardware address that claims it."""
+    begin = time.monotonic()
+    with place.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ARP)) as sock:
+        try:
+            sock.bind((link, _ETH_P_ARP))
+        except OSError as error:
+            raise _not_tested(place, target, error) from error
+        mac = sock.getsockname()[4]
+        sock.setblocking(False)
+        # From no address of its own, as a probe for duplicates is: it teaches nobody anything (RFC 5227).
+        question = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, _ARP_REQUEST, mac, b"", b"", target.packed)
+        frame = b"\xff" * 6 + mac + struct.pack(">H", _ETH_P_ARP) + question
+
+        def is_reply(data: bytes) -> bool:
+            return data[20:22] == struct.pack(">H", _ARP_REPLY) and data[28:32] == target.packed
+
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(within):
+                await loop.sock_sendall(sock, frame)
+                while not is_reply(data := await loop.sock_recv(sock, 65536)):
+                    pass
+        except TimeoutError:
+            return _silence(begin, within, question)
+        except OSError as error:
+            return _refusal(begin, error, question)
+    return Answer(
+        True, f"{target} is at {data[22:28].hex(':')}", _since(begin), (data[22:28].hex(":"),), token=question
+    )
 
 
 def name_in_query(name: str) -> bytes:

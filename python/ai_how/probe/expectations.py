@@ -1,0 +1,503 @@
+"""What shall pass between clusters and what shall not, derived from their specs alone: pure, like the table it follows
+(docs/architecture.md, "DNS modes").
+
+A denial is worth something only beside its controls: the same packet, sent by somebody who may, arrives in the same
+run, and so does another packet of the same sender.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, IPv6Interface, IPv6Network, ip_address
+from typing import assert_never
+
+from ai_how.config.terms import Egress, Protocol
+from ai_how.spec.cluster import Cluster
+from ai_how.spec.neighbours import SOCIAL
+from ai_how.spec.network import DnsMode, Network
+from ai_how.spec.node import Node
+from ai_how.spec.policy import Port
+
+Address = IPv4Address | IPv6Address
+
+#: Places that are no nodes.
+HOST, LAN = "host", "lan"
+
+#: The link of every endpoint.
+LINK = "eth0"
+
+#: A private IPv6 prefix (RFC 4193): what another program on the host may give our bridges at any time.
+_PRIVATE6 = IPv6Network("fd61:6968:6f77::/48")
+
+
+class Expect(StrEnum):
+    """What the configuration promises."""
+
+    PASS = "pass"  # noqa: S105 - the word of the report
+    DENY = "deny"
+
+
+class Column(StrEnum):
+    """What a cluster may reach or be reached by."""
+
+    NODES = "nodes"
+    GATEWAY = "gateway"
+    HOST = "host services"
+    INTERNET = "internet"
+    LAN = "LAN in"
+    NAMES = "names"
+    REVERSE = "reverse"
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """An echo request."""
+
+    to: Address
+
+    def __str__(self) -> str:
+        return f"ping {self.to}"
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A connection or datagram to a responder, which shall see it come from `seen_as`, None where that is all one."""
+
+    to: Address
+    port: Port
+    seen_as: Address | None = None
+
+    def __str__(self) -> str:
+        return f"{self.port.protocol} {self.to} {self.port.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question for records: `want` shall be the answer, nothing but NXDOMAIN where it is empty."""
+
+    server: IPv4Address
+    name: str
+    kind: str
+    want: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"dns {self.kind} {self.name} at {self.server}"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A question to `server`, any answer to which passes."""
+
+    server: IPv4Address
+    name: str
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        return f"dns {self.server} by {self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A question to `server` that is looked for outside, whatever the answer is."""
+
+    server: IPv4Address
+    name: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"dns {self.kind} {self.name} outside"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a web server, asked for by name."""
+
+    to: IPv4Address
+    host: str
+
+    def __str__(self) -> str:
+        return f"http {self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class Forgery:
+    """An echo request that claims to come from `source`."""
+
+    source: IPv4Address
+    to: IPv4Address
+
+    def __str__(self) -> str:
+        return f"ping {self.to} as {self.source}"
+
+
+@dataclass(frozen=True, slots=True)
+class WhoHas:
+    """An ARP request on the sender's own link."""
+
+    to: IPv4Address
+
+    def __str__(self) -> str:
+        return f"arp {self.to}"
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """What DHCP has given the sender."""
+
+    ip: IPv4Address | None
+    router: IPv4Address
+    dns: tuple[IPv4Address, ...]
+    mtu: int | None
+
+    def __str__(self) -> str:
+        return "dhcp"
+
+
+Action = Ping | Talk | Question | Served | Leaving | Page | Forgery | WhoHas | Leased
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """`action`, done at place `frm` towards `to` (words for people), shall pass or be denied, because of `why`.
+
+    `controls` must pass in the same run for a denial to count. At place `watched` the packet shall arrive, or not.
+    `missing` says why it cannot be tested here.
+    """
+
+    frm: str
+    to: str
+    action: Action
+    expect: Expect
+    why: str
+    controls: tuple[Expectation, ...] = ()
+    watched: str | None = None
+    missing: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique in a run."""
+        return f"{self.frm} → {self.to}: {self.action}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What is around the clusters of a run: addresses, and the ports at which responders answer.
+
+    `uplink` is the host's address outside, `lan` another machine's there. `host_port` is answered on every address
+    of the host, `uplink_port` on `uplink` alone, `node_port` by every node, `lan_port` by that machine.
+    """
+
+    uplink: IPv4Address
+    lan: IPv4Address
+    resolver: IPv4Address
+    web: IPv4Address
+    name: str
+    node_port: int = 7000
+    lan_port: int = 7001
+    host_port: int = 7777
+    uplink_port: int = 7778
+
+
+def peers(a: Cluster, b: Cluster) -> bool:
+    """Whether the clusters are one with each other: two of the same social mode."""
+    return a.name != b.name and a.network.dns_mode is b.network.dns_mode and a.network.dns_mode in SOCIAL
+
+
+def cell(column: Column, a: Cluster, b: Cluster, around: Outside, opened: Cluster | None = None) -> list[Expectation]:
+    """What is expected of `a` towards `b` (or itself) in one column. `opened` is any cluster that the LAN may enter:
+    the control of those that it may not."""
+    match column:
+        case Column.NODES:
+            return list(_nodes(a, b, around))
+        case Column.GATEWAY:
+            return list(_gateway(a, b, around))
+        case Column.HOST:
+            return list(_host(a, b, around))
+        case Column.INTERNET:
+            return list(_internet(a, b, around))
+        case Column.LAN:
+            return list(_lan(a, around, opened))
+        case Column.NAMES:
+            return list(_names(a, b, around))
+        case Column.REVERSE:
+            return list(_reverse(a, b, around))
+        case _:
+            assert_never(column)
+
+
+def private6(network: Network) -> IPv6Network:
+    """The private IPv6 network that stands for this one in a test."""
+    number = int(network.subnet.network_address) >> 8 & 0xFFFF
+    return IPv6Network((int(_PRIVATE6.network_address) | number << 64, 64))
+
+
+def gateway6(network: Network) -> IPv6Interface:
+    """The host's address in it."""
+    return IPv6Interface((int(private6(network).network_address) + 1, 64))
+
+
+def node6(network: Network, ip: IPv4Address) -> IPv6Interface:
+    """A node's address in it."""
+    offset = int(ip) - int(network.subnet.network_address)
+    return IPv6Interface((int(private6(network).network_address) + 0x100 + offset, 64))
+
+
+def link_local(mac: str, link: str) -> IPv6Address:
+    """The link-local address that follows from a MAC (RFC 4291, appendix A), as reached by `link`."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    address = IPv6Address(b"\xfe\x80" + bytes(6) + bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:])
+    return IPv6Address(f"{address}%{link}")
+
+
+def _nodes(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+    same, allowed = a.name == b.name, a.name == b.name or peers(a, b)
+    sender, (target, neighbour) = _first(a), _pair(b, reverse=same)
+    ip, own = _ip(target), _ip(sender)
+    source = own if allowed else None
+    for action in (Ping(ip), *_talks(ip, around.node_port, source)):
+        if allowed:
+            yield _passes(sender, target, action, "they are one" if not same else "it is one network", watched=True)
+        else:
+            yield _denied(sender, target, action, _apart(a, b), _neighbourly(b, action), _able(a, around), watched=True)
+    for address in (node6(b.network, ip).ip, link_local(target.mac, LINK)):
+        action = Ping(address)
+        if same:
+            yield _passes(sender, target, action, "it is one network", watched=True)
+        else:
+            near = _neighbourly(b, action)
+            yield _denied(sender, target, action, "IPv6 never leaves a cluster", near, _able(a, around), watched=True)
+    if not same:
+        forged = Forgery(_ip(neighbour), ip)
+        why = "the source is not the sender's"
+        yield _denied(sender, target, forged, why, _neighbourly(b, Ping(ip)), _able(a, around), watched=True)
+
+
+def _gateway(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+    same = a.name == b.name
+    sender, gateway, to = _first(a), b.network.gateway, _gateway_of(b)
+    if same:
+        dns = (b.network.gateway,) if b.network.gateway_answers_dns else _ipv4(b.network)
+        leased = Leased(sender.ip, gateway, dns, b.network.mtu)
+        yield Expectation(sender.name, to, leased, Expect.PASS, "its own gateway")
+    for action in (Ping(gateway), *_served(b)):
+        if same or peers(a, b):
+            why = "its own gateway" if same else "they are one"
+            yield Expectation(sender.name, to, action, Expect.PASS, why)
+        else:
+            own = Expectation(_first(b).name, to, action, Expect.PASS, "its own gateway")
+            yield Expectation(sender.name, to, action, Expect.DENY, _apart(a, b), (own, _able(a, around)))
+    if not same:
+        # Also between peers: they reach each other by routing, and nobody else's gateway is on this link.
+        own = Expectation(sender.name, _gateway_of(a), WhoHas(a.network.gateway), Expect.PASS, "its own gateway")
+        yield Expectation(sender.name, to, WhoHas(gateway), Expect.DENY, "it is not on this link", (own,))
+    if not same and not peers(a, b):
+        ping = Ping(gateway6(b.network).ip)
+        own = Expectation(HOST, to, ping, Expect.PASS, "it is the host's own address")
+        near = _neighbourly(a, Ping(node6(a.network, _ip(sender)).ip))
+        yield Expectation(sender.name, to, ping, Expect.DENY, "IPv6 never leaves a cluster", (own, near))
+
+
+def _host(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+    same = a.name == b.name
+    sender, gateway = _first(a), b.network.gateway
+    denied: list[tuple[str, Talk]] = []
+    for action in _talks(gateway, around.host_port):
+        if same and action.port in a.network.policy.firewall.allow_host_ports:
+            yield Expectation(sender.name, _gateway_of(b), action, Expect.PASS, "allow_host_ports says so")
+        else:
+            denied.append((_gateway_of(b), action))
+    denied += [("uplink", action) for action in _talks(around.uplink, around.host_port)]
+    denied += [("uplink", action) for action in _talks(around.uplink, around.uplink_port)]
+    denied += [(_gateway_of(b), action) for action in _talks(gateway6(b.network).ip, around.host_port)]
+    for to, action in denied:
+        yield _closed(a, to, action, action, around)
+    if same:
+        local = zip(
+            _talks(link_local(a.network.mac, LINK), around.host_port),
+            _talks(link_local(a.network.mac, a.network.bridge), around.host_port),
+            strict=True,
+        )
+        for action, control in local:
+            yield _closed(a, _gateway_of(a), action, control, around)
+
+
+def _closed(a: Cluster, to: str, action: Talk, control: Talk, around: Outside) -> Expectation:
+    """A service of the host that nodes do not reach; `control` is the same as the host itself reaches it."""
+    own = Expectation(HOST, to, control, Expect.PASS, "it is the host's own service")
+    why = "only DHCP, DNS and ping of the own gateway are for nodes"
+    return Expectation(_first(a).name, to, action, Expect.DENY, why, (own, _able(a, around)))
+
+
+def _internet(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+    sender, net = _first(a), a.network
+    masked = net.policy.nat and not any(around.lan in each.to for each in net.policy.routes)
+    seen = around.uplink if masked else sender.ip
+    near = _neighbourly(a, Ping(_ip(sender)))
+    tried: list[tuple[str, Action, IPv4Address]] = [
+        ("internet", Ping(around.resolver), around.resolver),
+        *((LAN, action, around.lan) for action in _talks(around.lan, around.lan_port, seen)),
+        ("internet", Page(around.web, around.name), around.web),
+    ]
+    for to, action, address in tried:
+        if _leaves(a, address):
+            yield Expectation(sender.name, to, action, Expect.PASS, "the way out is open")
+        else:
+            why = "egress and block_networks do not let it out"
+            yield Expectation(sender.name, to, action, Expect.DENY, why, (near,))
+    if net.gateway_answers_dns:
+        question = Question(net.gateway, around.name, "A", (str(around.web),))
+        yield Expectation(sender.name, "internet", question, Expect.PASS, "the gateway forwards")
+    if a.name != b.name:
+        forged = Forgery(_ip(_first(b)), around.lan)
+        seen_by_tap = Expectation(sender.name, LAN, Ping(around.lan), Expect.PASS, "the way out is open", watched=LAN)
+        why = "the source is not the sender's"
+        yield Expectation(sender.name, LAN, forged, Expect.DENY, why, (seen_by_tap,), watched=LAN)
+
+
+def _lan(a: Cluster, around: Outside, opened: Cluster | None) -> Iterator[Expectation]:
+    target, policy = _first(a), a.network.policy
+    entered = [*policy.firewall.allow_from, *(each.to for each in policy.routes)]
+    allowed = any(around.lan in each for each in entered)
+    ip, gateway = _ip(target), a.network.gateway
+    for action in (Ping(ip), *_talks(ip, around.node_port, around.lan if allowed else None)):
+        if allowed:
+            yield Expectation(
+                LAN, target.name, action, Expect.PASS, "allow_from or a route says so", watched=target.name
+            )
+            continue
+        controls = [_neighbourly(a, action)]
+        if opened is not None:
+            controls.append(
+                Expectation(LAN, _first(opened).name, Ping(_ip(_first(opened))), Expect.PASS, "it is let in")
+            )
+        why = "nothing lets the LAN in"
+        yield Expectation(LAN, target.name, action, Expect.DENY, why, tuple(controls), watched=target.name)
+    uplink = Expectation(LAN, "uplink", Ping(around.uplink), Expect.PASS, "the host itself is not closed to its LAN")
+    closed: list[Action] = [Ping(gateway), *_served(a), *_talks(gateway, around.host_port)]
+    for shut in closed:
+        sender, why = (target.name, "its own gateway") if not isinstance(shut, Talk) else (HOST, "the host's own")
+        control = Expectation(sender, _gateway_of(a), shut, Expect.PASS, why)
+        why = "gateways are for their own networks"
+        yield Expectation(LAN, _gateway_of(a), shut, Expect.DENY, why, (control, uplink))
+
+
+def _names(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+    wanted = _first(b)
+    name = f"{wanted.name}.{b.network.domain}"
+    yield from _records(a, b, name, "A", str(_ip(wanted)))
+    # A name of its own for each asker: seen outside, it says whose gateway let it out.
+    yield from _unknown(a, b, f"nobody-{a.name}.{b.network.domain}", "A", around)
+    if a.name == b.name and a.network.dns_mode is DnsMode.SHARED_DNS:
+        missing = "nothing in a lab resolves names for the host (host_resolver: none)"
+        question = Question(a.network.gateway, f"{wanted.name}.{a.network.domain}", "A", (str(_ip(wanted)),))
+        yield Expectation(HOST, f"names of {a.name}", question, Expect.PASS, "shared with the host", missing=missing)
+    if a.name == b.name and a.network.dns_mode is DnsMode.SERVICE_DISCOVERY:
+        question = Question(a.network.gateway, f"{wanted.name}.{a.name}.service.consul", "A", (str(_ip(wanted)),))
+        why = "Consul's names are answered"
+        yield Expectation(_first(a).name, "Consul", question, Expect.PASS, why, missing="there is no Consul here")
+
+
+def _reverse(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+    wanted = _first(b)
+    pointer = _ip(wanted).reverse_pointer
+    yield from _records(a, b, pointer, "PTR", f"{wanted.name}.{b.network.domain}.")
+    yield from _unknown(a, b, f"nobody-{a.name}.{pointer}", "PTR", around)
+
+
+def _records(a: Cluster, b: Cluster, name: str, kind: str, want: str) -> Iterator[Expectation]:
+    question = Question(a.network.gateway, name, kind, (want,))
+    to = f"names of {b.name}"
+    if a.name == b.name or peers(a, b):
+        why = "its own names" if a.name == b.name else "names are shared"
+        yield Expectation(_first(a).name, to, question, Expect.PASS, why)
+        return
+    there = Question(b.network.gateway, name, kind, (want,))
+    known = Expectation(_first(b).name, to, there, Expect.PASS, "its own names")
+    own = Expectation(_first(a).name, f"names of {a.name}", _own_name(a), Expect.PASS, "its own names")
+    yield Expectation(_first(a).name, to, question, Expect.DENY, _apart(a, b), (known, own))
+
+
+def _unknown(a: Cluster, b: Cluster, name: str, kind: str, around: Outside) -> Iterator[Expectation]:
+    """A name in a zone of ours that nobody has: denied at once where the zone is known, and never asked for outside."""
+    sender, gateway, to = _first(a), a.network.gateway, f"names of {b.name}"
+    if a.name == b.name or peers(a, b):
+        yield Expectation(sender.name, to, Question(gateway, name, kind, ()), Expect.PASS, "unknown names are denied")
+    asked = Leaving(gateway, f"asked-by-{a.name}.test", "A")
+    control = Expectation(sender.name, "internet", asked, Expect.PASS, "the gateway forwards", watched=LAN)
+    why = "names of our zones never leave the host"
+    yield Expectation(sender.name, to, Leaving(gateway, name, kind), Expect.DENY, why, (control,), watched=LAN)
+
+
+def _passes(sender: Node, target: Node, action: Action, why: str, *, watched: bool = False) -> Expectation:
+    return Expectation(sender.name, target.name, action, Expect.PASS, why, watched=target.name if watched else None)
+
+
+def _denied(
+    sender: Node, target: Node, action: Action, why: str, *controls: Expectation, watched: bool = False
+) -> Expectation:
+    place = target.name if watched else None
+    return Expectation(sender.name, target.name, action, Expect.DENY, why, controls, watched=place)
+
+
+def _neighbourly(cluster: Cluster, action: Action) -> Expectation:
+    """The same, by another node of the cluster: the target is there and answers, and what watches it sees that."""
+    target, neighbour = _pair(cluster)
+    if isinstance(action, Talk):
+        action = Talk(action.to, action.port, _ip(neighbour))
+    return _passes(neighbour, target, action, "it is one network", watched=True)
+
+
+def _able(a: Cluster, around: Outside) -> Expectation:
+    """The sender does send, beyond its own link."""
+    return Expectation(_first(a).name, "internet", Ping(around.resolver), Expect.PASS, "the way out is open")
+
+
+def _own_name(cluster: Cluster) -> Question:
+    node = _first(cluster)
+    return Question(cluster.network.gateway, f"{node.name}.{cluster.network.domain}", "A", (str(_ip(node)),))
+
+
+def _served(cluster: Cluster) -> tuple[Served, Served]:
+    asked = _own_name(cluster)
+    return Served(asked.server, asked.name, Protocol.UDP), Served(asked.server, asked.name, Protocol.TCP)
+
+
+def _talks(to: Address, port: int, seen_as: Address | None = None) -> tuple[Talk, Talk]:
+    return Talk(to, Port(Protocol.TCP, port), seen_as), Talk(to, Port(Protocol.UDP, port), seen_as)
+
+
+def _leaves(a: Cluster, address: IPv4Address) -> bool:
+    firewall = a.network.policy.firewall
+    if any(address in each for each in firewall.block_networks):
+        return False
+    return firewall.egress is Egress.ALLOW or any(address in each for each in firewall.allow_networks)
+
+
+def _apart(a: Cluster, b: Cluster) -> str:
+    mode, other = a.network.dns_mode, b.network.dns_mode
+    return f"{mode} keeps apart" if mode is other else f"{mode} and {other} are apart"
+
+
+def _gateway_of(cluster: Cluster) -> str:
+    return f"gateway of {cluster.name}"
+
+
+def _first(cluster: Cluster) -> Node:
+    return cluster.nodes[0]
+
+
+def _pair(cluster: Cluster, *, reverse: bool = False) -> tuple[Node, Node]:
+    first, second = cluster.nodes[:2]
+    return (second, first) if reverse else (first, second)
+
+
+def _ip(node: Node) -> IPv4Address:
+    if node.ip is None:
+        raise ValueError(f"{node.name} has no fixed address")
+    return node.ip
+
+
+def _ipv4(network: Network) -> tuple[IPv4Address, ...]:
+    return tuple(each for each in map(ip_address, map(str, network.dns_servers)) if isinstance(each, IPv4Address))

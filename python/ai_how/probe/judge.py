@@ -1,0 +1,115 @@
+"""What an answer means for an expectation: pure. "Could not test" is never "passed"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, assert_never
+
+from ai_how.probe.expectations import (
+    Action,
+    Expect,
+    Expectation,
+    Forgery,
+    Leased,
+    Leaving,
+    Page,
+    Ping,
+    Question,
+    Served,
+    Talk,
+    WhoHas,
+)
+from ai_how.probe.packets import Answer
+
+
+class Result(StrEnum):
+    """What became of a scenario."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One expectation and what became of it; `ms` is how long the answer took, or was waited for."""
+
+    name: str
+    frm: str
+    to: str
+    expect: Expect
+    result: Result
+    detail: str
+    ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "name": self.name,
+            "from": self.frm,
+            "to": self.to,
+            "expect": self.expect.value,
+            "result": self.result.value,
+            "detail": self.detail,
+            "ms": round(self.ms, 1),
+        }
+
+
+def skipped(expectation: Expectation, reason: str) -> Scenario:
+    """It could not be tested."""
+    return _scenario(expectation, Result.SKIPPED, reason, 0.0)
+
+
+def judge(expectation: Expectation, answer: Answer, *, arrived: bool | None, controls: Iterable[Scenario]) -> Scenario:
+    """The verdict. `arrived` is what was seen at the place that was watched, None where none was.
+
+    A denial whose controls did not pass is not tested: nothing at all may be passing.
+    """
+    passed, detail = _came_through(expectation.action, answer)
+    if expectation.expect is Expect.PASS:
+        if isinstance(expectation.action, Leaving | Forgery):
+            # Nothing comes back from these: what was seen where they went is all there is.
+            passed = arrived is True
+        elif passed and arrived is False:
+            passed, detail = False, f"{detail}, but {expectation.watched} did not see it arrive"
+        return _scenario(expectation, Result.PASSED if passed else Result.FAILED, detail, answer.ms)
+    if arrived:
+        detail = f"it arrived at {expectation.watched}" + ("" if passed else f" ({detail})")
+        return _scenario(expectation, Result.FAILED, detail, answer.ms)
+    if passed:
+        return _scenario(expectation, Result.FAILED, detail, answer.ms)
+    without = [each for each in controls if each.result is not Result.PASSED]
+    if without:
+        reason = "; ".join(f"{each.name}: {each.detail}" for each in without)
+        return _scenario(expectation, Result.SKIPPED, f"its control did not pass: {reason}", answer.ms)
+    return _scenario(expectation, Result.PASSED, detail, answer.ms)
+
+
+def _came_through(action: Action, answer: Answer) -> tuple[bool, str]:
+    """Whether `answer` is what a passing `action` brings, and in words what it was."""
+    match action:
+        case Ping() | WhoHas() | Leased() | Served():
+            return answer.replied, answer.detail
+        case Talk(_, _, seen_as):
+            seen = "".join(answer.said)
+            if answer.replied and seen_as is not None and seen != str(seen_as):
+                return False, f"it came as from {seen or 'nobody'} and not from {seen_as}"
+            return answer.replied, answer.detail
+        case Question(_, _, _, want):
+            if want:
+                return set(want) <= set(answer.said), answer.detail
+            return answer.code == "NXDOMAIN", answer.detail
+        case Page():
+            return answer.replied and answer.code == "200", answer.detail
+        case Leaving():
+            return False, f"answered {answer.detail}"
+        case Forgery():
+            return False, answer.detail
+        case _:
+            assert_never(action)
+
+
+def _scenario(expectation: Expectation, result: Result, detail: str, ms: float) -> Scenario:
+    return Scenario(expectation.name, expectation.frm, expectation.to, expectation.expect, result, detail, ms)

@@ -1,0 +1,262 @@
+"""Every DNS mode against every other, tried with packets in a lab: two clusters of each mode and two that let the LAN
+in, brought up by the engine, with endpoints in place of their machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ai_how.config.load import Document, load_mapping
+from ai_how.engine import cluster as engine
+from ai_how.errors import AiHowError
+from ai_how.host.libvirt import Libvirt
+from ai_how.host.process import output
+from ai_how.lab import INTERNET
+from ai_how.probe.endpoint import LINK, Endpoint, endpoint
+from ai_how.probe.expectations import HOST, LAN, Column, Expectation, Outside, cell, gateway6, node6
+from ai_how.probe.judge import Result, Scenario
+from ai_how.probe.place import here, named
+from ai_how.probe.responder import Responder, tap
+from ai_how.probe.run import Spot, run
+from ai_how.spec.cluster import Cluster
+from ai_how.spec.network import DnsMode
+from ai_how.spec.resolve import resolve_all
+
+AROUND = Outside(
+    uplink=INTERNET.uplink_address.ip,
+    lan=INTERNET.router,
+    resolver=INTERNET.resolvers[0],
+    web=INTERNET.web,
+    name=INTERNET.name,
+)
+
+_SHORT = {
+    DnsMode.ISOLATED: "isolated",
+    DnsMode.SHARED_DNS: "shared",
+    DnsMode.ROUTED: "routed",
+    DnsMode.SERVICE_DISCOVERY: "discovery",
+}
+_FORWARDING6 = "net/ipv6/conf/all/forwarding"
+
+#: Told what is being done, and how many of how many of it are done.
+Told = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the matrix: what `a` may reach of `b`, which may be itself."""
+
+    name: str
+    a: Cluster
+    b: Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """The clusters as they stand, the places to send from, and the cluster that the LAN may enter."""
+
+    clusters: Mapping[str, Cluster]
+    spots: Mapping[str, Spot]
+
+    @property
+    def opened(self) -> Cluster:
+        """The cluster that lets the LAN in."""
+        return self.clusters["isolated-open"]
+
+    def rows(self) -> list[Row]:
+        """Each mode by itself, each mode against each, and the clusters that let the LAN in."""
+        first = {mode: self.clusters[f"{short}-a"] for mode, short in _SHORT.items()}
+        second = {mode: self.clusters[f"{short}-b"] for mode, short in _SHORT.items()}
+        found = [Row(f"{mode} → itself", each, each) for mode, each in first.items()]
+        found += [Row(f"{a} → {b}", first[a], second[b]) for a, b in itertools.product(DnsMode, repeat=2)]
+        for name, what in (("isolated-open", "isolated, allow_from"), ("routed-open", "routed, with a route")):
+            found.append(Row(f"{what} → itself", self.clusters[name], self.clusters[name]))
+        return found
+
+    def cells(self) -> dict[tuple[str, Column], list[Expectation]]:
+        """What is expected in each cell, by the name of its row and its column."""
+        return {
+            (row.name, column): cell(column, row.a, row.b, AROUND, self.opened)
+            for row in self.rows()
+            for column in Column
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What came out: the expectations of each cell, and what became of every one of them and of their controls."""
+
+    cells: Mapping[tuple[str, Column], list[Expectation]]
+    scenarios: Mapping[Expectation, Scenario]
+
+    def of(self, row: str, column: Column) -> list[Scenario]:
+        """The scenarios of one cell."""
+        return [self.scenarios[each] for each in self.cells[row, column]]
+
+    def result(self, row: str, column: Column) -> Result:
+        """`failed` if one of the cell's scenarios did, `skipped` if none of them could be tested."""
+        results = {each.result for each in self.of(row, column)}
+        if Result.FAILED in results:
+            return Result.FAILED
+        return Result.PASSED if Result.PASSED in results else Result.SKIPPED
+
+    def count(self, result: Result) -> int:
+        """How many scenarios ended so."""
+        return sum(each.result is result for each in self.scenarios.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        counts = {each.value: self.count(each) for each in Result}
+        cells = [
+            {
+                "row": row,
+                "column": column.value,
+                "result": self.result(row, column).value,
+                "scenarios": [each.name for each in self.of(row, column)],
+            }
+            for row, column in self.cells
+        ]
+        return {**counts, "scenarios": [each.to_json() for each in self.scenarios.values()], "cells": cells}
+
+
+def try_all(field: Field, told: Told) -> Matrix:
+    """Every cell, tried now."""
+    cells = field.cells()
+    wanted = [each for some in cells.values() for each in some]
+    return Matrix(cells, run(wanted, field.spots, lambda done, of: told("trying", done, of)))
+
+
+@contextmanager
+def standing(libvirt: Libvirt, told: Told) -> Iterator[Field]:
+    """All clusters, up for the length of a `with` block, with their endpoints; nothing of it is left afterwards.
+
+    Only for a lab with its internet: the host's IPv6 is turned on, and the LAN gets routes into every cluster.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ai-how-matrix-")))
+        image = folder / "blank.qcow2"
+        output(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "1M"])
+        document = document_of(image)
+        site = engine.Site(libvirt, folder / "state.json")
+        clusters = _up(stack, site, document, told)
+        yield Field(clusters, _spots(stack, list(clusters.values()), told))
+
+
+def document_of(image: Path) -> Document:
+    """The configuration of all clusters."""
+    lan = str(INTERNET.uplink_address.network)
+    clusters: dict[str, tuple[DnsMode, dict[str, Any]]] = {}
+    for mode, short in _SHORT.items():
+        for letter in "ab":
+            clusters[f"{short}-{letter}"] = (mode, {})
+    clusters["isolated-open"] = (DnsMode.ISOLATED, {"firewall": {"allow_from": [lan]}})
+    clusters["routed-open"] = (DnsMode.ROUTED, {"routes": [{"to": lan}]})
+    return load_mapping(
+        {
+            "clusters": {
+                name: _cluster(name, number, image, *what) for number, (name, what) in enumerate(clusters.items())
+            }
+        }
+    )
+
+
+def _cluster(name: str, number: int, image: Path, mode: DnsMode, more: dict[str, Any]) -> dict[str, Any]:
+    machine = {"cpu_cores": 1, "memory_gb": 0.125, "disk_gb": 1}
+    network: dict[str, Any] = {
+        "subnet": f"10.71.{number + 1}.0/24",
+        "bridge": f"br-{name}"[:15],
+        "dns_mode": mode.value,
+        **more,
+    }
+    if mode is DnsMode.SHARED_DNS:
+        network["host_resolver"] = "none"
+    if mode is DnsMode.SERVICE_DISCOVERY:
+        network["service_discovery"] = {"required": False}
+    return {
+        "name": name,
+        "base_image_path": str(image),
+        "network": network,
+        "controller": machine,
+        "compute_nodes": [machine],
+    }
+
+
+def _up(stack: ExitStack, site: engine.Site, document: Document, told: Told) -> dict[str, Cluster]:
+    clusters = {each.name: each for each in resolve_all(document)}
+    for number, (name, each) in enumerate(clusters.items()):
+        told("bringing up", number, len(clusters))
+        stack.callback(engine.destroy, site, name)
+        engine.up(site, document, each.key, start=False, wait=False)
+    told("bringing up", len(clusters), len(clusters))
+    return clusters
+
+
+def _spots(stack: ExitStack, clusters: list[Cluster], told: Told) -> dict[str, Spot]:
+    spots = {}
+    nodes = [(each, node) for each in clusters for node in each.nodes]
+    host = stack.enter_context(here(HOST))
+    lan = stack.enter_context(named(INTERNET.namespace))
+    _prepare_host(stack, clusters)
+    _prepare_lan(stack, clusters)
+    with ThreadPoolExecutor(4) as workers:
+        entered = workers.map(
+            lambda pair: stack.enter_context(endpoint(pair[0].network.bridge, pair[1].mac, name=pair[1].name)), nodes
+        )
+        for number, ((each, node), there) in enumerate(zip(nodes, entered, strict=True)):
+            told("taking leases", number + 1, len(nodes))
+            _give_ipv6(there, each)
+            spots[node.name] = Spot(there.place, LINK, stack.enter_context(tap(there.place, LINK)), there.lease)
+    responder = stack.enter_context(Responder())
+    for spot in spots.values():
+        responder.listen(spot.place, AROUND.node_port)
+    responder.listen(lan, AROUND.lan_port)
+    responder.listen(host, AROUND.host_port)
+    responder.listen(host, AROUND.uplink_port, AROUND.uplink)
+    spots[HOST] = Spot(host)
+    spots[LAN] = Spot(lan, INTERNET.uplink, stack.enter_context(tap(lan, INTERNET.uplink)))
+    return spots
+
+
+def _prepare_host(stack: ExitStack, clusters: list[Cluster]) -> None:
+    """The worst neighbour: somebody has given our bridges IPv6, and has the host forward it."""
+    forwarding = Path("/proc/sys", _FORWARDING6)
+    before = forwarding.read_text()
+    stack.callback(forwarding.write_text, before)
+    forwarding.write_text("1")
+    for each in clusters:
+        link = each.network.bridge
+        # Without duplicate address detection, which would hold the address back for a second.
+        Path(f"/proc/sys/net/ipv6/conf/{link}/accept_dad").write_text("0")
+        output(["ip", "-6", "addr", "add", str(gateway6(each.network)), "dev", link, "nodad"])
+
+
+def _prepare_lan(stack: ExitStack, clusters: list[Cluster]) -> None:
+    """A machine outside that knows the way to every cluster: only rules keep it out."""
+    routes = [f"{each.network.subnet} via {AROUND.uplink}" for each in clusters]
+
+    def batch(verb: str) -> None:
+        lines = "".join(f"route {verb} {route}\n" for route in routes)
+        output(["ip", "-netns", INTERNET.namespace, "-batch", "-"], text=lines)
+
+    def remove() -> None:
+        with contextlib.suppress(AiHowError):
+            batch("del")
+
+    stack.callback(remove)
+    batch("replace")
+
+
+def _give_ipv6(there: Endpoint, cluster: Cluster) -> None:
+    there.place.run(
+        ["ip", "-6", "-batch", "-"],
+        text=f"addr add {node6(cluster.network, there.ip)} dev {LINK} nodad\n"
+        f"route add default via {gateway6(cluster.network).ip}\n",
+    )

@@ -1,0 +1,162 @@
+"""Trying what is expected: everything that shall pass first, then everything that shall not, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from ai_how.config.terms import Protocol
+from ai_how.probe import packets
+from ai_how.probe.dhcp import Lease
+from ai_how.probe.expectations import (
+    Action,
+    Expect,
+    Expectation,
+    Forgery,
+    Leased,
+    Leaving,
+    Page,
+    Ping,
+    Question,
+    Served,
+    Talk,
+    WhoHas,
+)
+from ai_how.probe.judge import Result, Scenario, judge, skipped
+from ai_how.probe.packets import Answer, NotTested
+from ai_how.probe.place import Place
+from ai_how.probe.responder import Tap
+
+#: What shall pass is tried again, as a user would; what shall not is asked once, and its first answer counts.
+ATTEMPTS = 3
+
+#: Each takes a descriptor or two, of which a process has 1,024 as a rule.
+AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place as a run uses it: its link, what is noted there, and its lease if it has one."""
+
+    place: Place
+    link: str = ""
+    tap: Tap | None = None
+    lease: Lease | None = None
+
+
+#: Told how many of how many are answered.
+Told = Callable[[int, int], None]
+
+
+def run(
+    expectations: Iterable[Expectation], spots: Mapping[str, Spot], told: Told = lambda _done, _all: None
+) -> dict[Expectation, Scenario]:
+    """Every expectation and every control of one, with what became of it. `spots` are the places by name."""
+    everything = with_controls(expectations)
+    answers = asyncio.run(_answers(everything, spots, told))
+    scenarios: dict[Expectation, Scenario] = {}
+    for each in everything:  # controls before what they control
+        answer = answers[each]
+        if isinstance(answer, str):
+            scenarios[each] = skipped(each, answer)
+            continue
+        tap = None if each.watched is None else spots[each.watched].tap
+        controls = [scenarios[control] for control in each.controls]
+        # Taps are read at the very end: a packet that took its time is found, too.
+        scenarios[each] = judge(each, answer, arrived=None if tap is None else tap.saw(answer.token), controls=controls)
+    return scenarios
+
+
+def with_controls(expectations: Iterable[Expectation]) -> list[Expectation]:
+    """All of them once, each after its controls."""
+    found: dict[Expectation, None] = {}
+
+    def add(each: Expectation) -> None:
+        if each not in found:
+            for control in each.controls:
+                add(control)
+            found[each] = None
+
+    for each in expectations:
+        add(each)
+    return list(found)
+
+
+async def _answers(
+    expectations: Iterable[Expectation], spots: Mapping[str, Spot], told: Told
+) -> dict[Expectation, Answer | str]:
+    """What came back for each, or why it could not be tried."""
+    answers: dict[Expectation, Answer | str] = {}
+    everything = list(expectations)
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(each: Expectation) -> None:
+        async with room:
+            answers[each] = await _answer(each, spots)
+        told(len(answers), len(everything))
+
+    for kind in (Expect.PASS, Expect.DENY):
+        await asyncio.gather(*(one(each) for each in everything if each.expect is kind))
+    return answers
+
+
+async def _answer(expectation: Expectation, spots: Mapping[str, Spot]) -> Answer | str:
+    if expectation.missing:
+        return expectation.missing
+    for name in (expectation.frm, *([expectation.watched] if expectation.watched else ())):
+        if name not in spots:
+            return f"there is no place {name} in this run"
+    spot = spots[expectation.frm]
+    once = expectation.expect is Expect.DENY or isinstance(expectation.action, Forgery | Leaving)
+    attempts = 1 if once else ATTEMPTS
+    for left in reversed(range(attempts)):
+        try:
+            answer = await act(expectation.action, spot)
+        except NotTested as error:
+            return str(error)
+        arrived = judge(expectation, answer, arrived=None, controls=()).result is Result.PASSED
+        if arrived or not left:
+            break
+    return answer
+
+
+async def act(action: Action, spot: Spot) -> Answer:
+    """Do it once. Raises NotTested."""
+    place = spot.place
+    match action:
+        case Ping(to):
+            return await packets.ping(place, to)
+        case Talk(to, port):
+            send = packets.tcp if port.protocol is Protocol.TCP else packets.udp
+            return await send(place, to, port.number)
+        case Question(server, name, kind) | Leaving(server, name, kind):
+            return await packets.dns(place, server, name, kind)
+        case Served(server, name, protocol):
+            return await packets.dns(place, server, name, over_tcp=protocol is Protocol.TCP)
+        case Page(to, host):
+            return await packets.http(place, to, host)
+        case Forgery(source, to):
+            return await packets.forged(place, source, to)
+        case WhoHas(to):
+            return await packets.arp(place, spot.link, to)
+        case Leased():
+            return _compare(action, spot)
+        case _:
+            assert_never(action)
+
+
+def _compare(want: Leased, spot: Spot) -> Answer:
+    lease = spot.lease
+    if lease is None:
+        raise NotTested(f"{spot.place.name} has no lease", why="it is no endpoint")
+    pairs = (
+        ("address", want.ip or lease.ip, lease.ip),
+        ("gateway", (want.router,), lease.routers),
+        ("DNS servers", want.dns, lease.dns),
+        ("MTU", want.mtu, lease.mtu),
+        ("DHCP servers", (lease.server,), lease.servers),
+    )
+    wrong = [f"{name} {got} and not {wanted}" for name, wanted, got in pairs if wanted != got]
+    return Answer(not wrong, "; ".join(wrong) or f"{lease.ip} in {lease.took * 1000:.1f} ms", lease.took * 1000)
