@@ -35,8 +35,8 @@ def own_cache() -> Path | None:
     return None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` with `text`: readers and crashes see the old content or the new. Mode 0600. Raises OSError.
+def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Replace `path` with `text`: readers and crashes see the old content or the new. Raises OSError.
 
     Only for the holder of the file's lock: the name of the new file is always the same, so that a kill leaves at most
     one behind, which the next write removes. In a directory of several users it may be somebody's, or lead elsewhere:
@@ -49,6 +49,7 @@ def write_atomically(path: Path, text: str) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         new.replace(path)
     except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ai_how.providers import domain, firewall, hook, network, pool, registration, route, seed, sysctl, volume
+from ai_how.providers import domain, firewall, hook, network, pool, registration, route, seed, servers, sysctl, volume
 from ai_how.providers.base import Provider
 from ai_how.resources.base import Kind
 
@@ -13,6 +13,7 @@ PROVIDERS: Mapping[Kind, Provider[Any]] = {
     Kind.SYSCTL: sysctl,
     Kind.FIREWALL: firewall,
     Kind.HOOK: hook,
+    Kind.SERVERS: servers,
     Kind.POOL: pool,
     Kind.NETWORK: network,
     Kind.ROUTE: route,

@@ -1,0 +1,177 @@
+"""The door to dnsmasq: files of ours among its settings, and the daemons that read them (dnsmasq(8)).
+
+A file says in its first line that it is ours. Until its reader was told, a second line says that it is not read yet:
+whoever looks after a crash sees a difference, and tells the reader again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_how.errors import HostError
+from ai_how.host.files import write_atomically
+
+#: The beginning of every file of ours.
+MARK = "# Written by ai-how, which overwrites it"
+UNREAD = "# Not read yet."
+
+_PREFIX = "ai-how-"
+_PROC = Path("/proc")
+_PIDS = Path("/run/libvirt/network")
+_LIBVIRTS = "/var/lib/libvirt/dnsmasq"
+
+
+def read_lines(path: Path) -> tuple[str, ...] | None:
+    """The lines of our file at `path` below the mark, None where there is no file of ours. Raises HostError."""
+    try:
+        first, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _trouble(path, error) from error
+    return tuple(lines) if first.startswith(MARK) else None
+
+
+def ours(directory: Path, suffix: str) -> dict[str, tuple[str, ...]]:
+    """Our files `ai-how-NAME.suffix` in `directory`: NAME → the lines. Raises HostError where they cannot be read.
+
+    What a kill left half-written counts as not read yet.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for half in directory.glob(f".{_PREFIX}*.{suffix}.new"):
+        found[half.name.removeprefix(f".{_PREFIX}").removesuffix(f".{suffix}.new")] = (UNREAD,)
+    for path in directory.glob(f"{_PREFIX}*.{suffix}"):
+        if (lines := read_lines(path)) is not None:
+            found[path.name.removeprefix(_PREFIX).removesuffix(f".{suffix}")] = lines
+    return found
+
+
+def tell(path: Path, lines: Iterable[str], reader: Callable[[], object]) -> None:
+    """Write `lines` to `path`, and have `reader` read them. Raises HostError. May be called again after a kill."""
+    content = list(lines)
+    _write(path, [MARK + ".", UNREAD, *content])
+    reader()
+    _write(path, [MARK + ".", *content])
+
+
+def untell(path: Path, reader: Callable[[], object]) -> None:
+    """Remove our file `path`, and have `reader` read what is left. Raises HostError.
+
+    Emptied before it is removed: after a kill in between it is still there, and found.
+    """
+    if read_lines(path) is not None:
+        _write(path, [MARK + ".", UNREAD])
+        reader()
+        path.unlink(missing_ok=True)
+    path.with_name(f".{path.name}.new").unlink(missing_ok=True)
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    try:
+        # Everybody's to read: dnsmasq is no longer root when it reads again.
+        write_atomically(path, "".join(f"{line}\n" for line in lines), mode=0o644)
+    except OSError as error:
+        raise _trouble(path, error) from error
+
+
+def _trouble(path: Path, error: OSError) -> HostError:
+    return HostError(f"{path} cannot be used", why=error.strerror or str(error), remedy=f"Look at it: ls -ld {path}*")
+
+
+def reload_network(network: str) -> bool:
+    """Have the dnsmasq of the libvirt network `network` read its servers, names and reservations again (SIGHUP).
+
+    False where it does not run: it will read them when it starts. Raises HostError.
+    """
+    try:
+        pid = int((_PIDS / f"{network}.pid").read_text())
+        process = os.pidfd_open(pid)
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return False
+    except OSError as error:
+        raise HostError(f"the dnsmasq of network {network} cannot be told of its servers", why=str(error)) from error
+    try:
+        # Looked at while held: a number that the kernel has given to somebody else since is not signalled.
+        if f"--conf-file={_LIBVIRTS}/{network}.conf" not in _arguments(pid):
+            return False
+        signal.pidfd_send_signal(process, signal.SIGHUP)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(process)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A dnsmasq in this network namespace, by the words it was started with."""
+
+    pid: int
+    arguments: tuple[str, ...]
+
+    @property
+    def is_libvirts(self) -> bool:
+        """Whether it serves a libvirt network, whoever's."""
+        return any(_LIBVIRTS in word for word in self.arguments)
+
+
+def daemons() -> list[Daemon]:
+    """Every dnsmasq that runs in our network namespace, as far as we may see."""
+    found = []
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and _is_dnsmasq(entry):
+            arguments = _arguments(int(entry.name))
+            if arguments:
+                found.append(Daemon(int(entry.name), arguments))
+    return sorted(found, key=lambda each: each.pid)
+
+
+def _is_dnsmasq(entry: Path) -> bool:
+    try:
+        if (entry / "comm").read_text().strip() != "dnsmasq":
+            return False
+        return (entry / "ns/net").readlink() == Path(_PROC, "self/ns/net").readlink()
+    except PermissionError:  # not root: containers' own ones are taken for ours
+        return True
+    except OSError:  # it has ended
+        return False
+
+
+def _arguments(pid: int) -> tuple[str, ...]:
+    try:
+        return tuple((_PROC / str(pid) / "cmdline").read_text(errors="replace").split("\0")[:-1])
+    except OSError:
+        return ()
+
+
+def directories(arguments: Sequence[str], settings: str) -> tuple[str, ...]:
+    """The directories whose files a dnsmasq with these `arguments` and the text of its configuration file reads."""
+    found, words = [], list(arguments)
+    for number, word in enumerate(words):
+        if word in ("-7", "--conf-dir") and number + 1 < len(words):
+            found.append(words[number + 1])
+        elif word.startswith("--conf-dir="):
+            found.append(word.partition("=")[2])
+        elif word.startswith("-7"):
+            found.append(word[2:])
+    for line in settings.splitlines():
+        name, _, value = line.partition("#")[0].partition("=")
+        if name.strip() == "conf-dir":
+            found.append(value.strip())
+    # What follows a comma says which files of it are read, or are not.
+    return tuple(each.split(",")[0].rstrip("/") for each in found if each)
+
+
+def settings_file(arguments: Sequence[str]) -> Path:
+    """The configuration file of a dnsmasq with these `arguments`."""
+    words = list(arguments)
+    for number, word in enumerate(words):
+        if word in ("-C", "--conf-file") and number + 1 < len(words):
+            return Path(words[number + 1])
+        if word.startswith("--conf-file="):
+            return Path(word.partition("=")[2])
+    return Path("/etc/dnsmasq.conf")

@@ -1,0 +1,423 @@
+"""Names of clusters that share them: real networks, their dnsmasq, and machines that ask.
+
+A machine is a network namespace on the bridge. What leaves the host is counted at the uplink.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ai_how.compile.cluster import compile_network
+from ai_how.compile.host import Surroundings, compile_host
+from ai_how.config.load import load_mapping
+from ai_how.host import dnsmasq
+from ai_how.host.libvirt import Libvirt
+from ai_how.lab import Internet
+from ai_how.providers import network as networks
+from ai_how.providers import servers
+from ai_how.resources.network import VirtualNetwork
+from ai_how.resources.servers import Servers, servers_path
+from ai_how.spec.resolve import resolve_all
+
+#: Run in a machine: what the server of argument 1 answers to each of the other arguments, `NAME/TYPE`, as JSON.
+ASK = """
+import json, sys, time
+import dns.exception, dns.message, dns.query, dns.rcode
+def ask(name, kind):
+    begun = time.monotonic()
+    try:
+        said = dns.query.udp(dns.message.make_query(name, kind), sys.argv[1], timeout=6)
+    except dns.exception.Timeout:
+        return "TIMEOUT", [], time.monotonic() - begun
+    found = [data.to_text() for answer in said.answer for data in answer]
+    return dns.rcode.to_text(said.rcode()), found, time.monotonic() - begun
+print(json.dumps([ask(*each.split("/")) for each in sys.argv[2:]]))
+"""
+#: Seconds within which an answer counts as given at once: no timeout of anybody's is as short.
+AT_ONCE = 0.5
+COUNTER = """
+table inet counted {
+  counter left { }
+  chain leaving {
+    type filter hook postrouting priority 300
+    oifname "uplink" meta l4proto { tcp, udp } th dport 53 counter name left
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    rcode: str
+    found: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine of a cluster, and the gateway it asks."""
+
+    namespace: str
+    gateway: IPv4Address
+
+    def asks(self, *questions: str, server: object = None) -> list[Answer]:
+        """The answers to `NAME` or `NAME/TYPE`; a name of digits is one in in-addr.arpa."""
+        words = [_question(each) for each in questions]
+        argv = ["ip", "netns", "exec", self.namespace, sys.executable, "-c", ASK, str(server or self.gateway), *words]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
+        return [Answer(*each) for each in json.loads(done.stdout)]
+
+
+def _question(text: str) -> str:
+    name, _, kind = text.partition("/")
+    if name.replace(".", "").isdigit():
+        return f"{IPv4Address(name).reverse_pointer}/PTR"
+    return f"{name}/{kind or 'A'}"
+
+
+@dataclass(frozen=True)
+class Up:
+    """Networks that are up, and a machine on each, by the name of the cluster."""
+
+    libvirt: Libvirt
+    networks: dict[str, VirtualNetwork]
+    machines: dict[str, Machine]
+
+    def __getitem__(self, cluster: str) -> Machine:
+        return self.machines[cluster]
+
+
+def cluster(name: str, subnet: str, mode: str = "shared_dns", **network: Any) -> dict[str, Any]:
+    """A cluster of two nodes, NAME-controller and NAME-compute-01."""
+    machine = {"cpu_cores": 1, "memory_gb": 1, "disk_gb": 1}
+    return {
+        "name": name,
+        "base_image_path": "/dev/null",
+        "network": {"subnet": subnet, "bridge": f"br-{name}", "dns_mode": mode} | network,
+        "controller": machine,
+        "compute_nodes": [machine],
+    }
+
+
+def compiled(clusters: Sequence[Mapping[str, Any]]) -> tuple[list[VirtualNetwork], list[Servers]]:
+    document = load_mapping({"clusters": {each["name"]: each for each in clusters}})
+    made = [compile_network(each, active=True) for each in resolve_all(document)]
+    return made, [each for each in compile_host(made, Surroundings()) if isinstance(each, Servers)]
+
+
+@contextlib.contextmanager
+def up(*clusters: Mapping[str, Any]) -> Iterator[Up]:
+    """Everything of these clusters that answers for names."""
+    made, files = compiled(clusters)
+    with contextlib.ExitStack() as stack:
+        libvirt = stack.enter_context(Libvirt())
+        for file in files:
+            stack.callback(servers.remove, libvirt, file)
+            servers.create(libvirt, file)
+        for each in made:
+            stack.callback(networks.remove, libvirt, each)
+            networks.create(libvirt, each)
+        machines = {each.cluster: stack.enter_context(_machine(each)) for each in made}
+        yield Up(libvirt, {each.cluster: each for each in made}, machines)
+
+
+@contextlib.contextmanager
+def _machine(network: VirtualNetwork) -> Iterator[Machine]:
+    name = f"of-{network.cluster}"
+    # Not one of the nodes' own addresses: none is taken from the end of the subnet.
+    ip = network.subnet.broadcast_address - 1
+    batch = f"""
+        netns add {name}
+        link add {name} type veth peer name eth0 netns {name}
+        link set {name} master {network.bridge} up
+        -n {name} link set lo up
+        -n {name} link set eth0 up
+        -n {name} addr add {ip}/{network.subnet.prefixlen} dev eth0
+        -n {name} route add default via {network.gateway}
+    """
+    try:
+        for line in batch.strip().splitlines():
+            subprocess.run(["ip", *line.split()], check=True, timeout=20)
+        yield Machine(name, network.gateway)
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False, timeout=20)
+
+
+@pytest.fixture
+def leaving(libvirt_uri: str) -> Iterator[Callable[[], int]]:
+    """How many packets with questions have left the host by the uplink since this was last asked.
+
+    Asking starts it: a dnsmasq that starts, or gets new servers, sends each a question to find loops.
+    """
+    before = 0
+
+    def count() -> int:
+        nonlocal before
+        listed = subprocess.run(
+            ["nft", "--json", "list", "counter", "inet", "counted", "left"], check=True, capture_output=True, text=True
+        )
+        entries = json.loads(listed.stdout)["nftables"]
+        now = next(int(each["counter"]["packets"]) for each in entries if "counter" in each)
+        new, before = now - before, now
+        return new
+
+    subprocess.run(["nft", "-f", "-"], input=COUNTER, text=True, check=True)
+    yield count
+    subprocess.run(["nft", "delete", "table", "inet", "counted"], check=True)
+
+
+def test_all_is_gone_afterwards(look_at_host: Callable[[], Any], compare: Callable[..., list[str]]) -> None:
+    with up(cluster("passing-a", "10.73.0.0/24")):
+        pass  # libvirt keeps directories of its own after the first network
+    before = look_at_host()
+    with up(cluster("passing-a", "10.73.0.0/24"), cluster("passing-b", "10.74.0.0/24")) as made:
+        assert made["passing-a"].asks("passing-b-controller.passing-b.internal")[0].found == ["10.74.0.2"]
+    assert [line for line in compare(before, look_at_host()) if "/run/libvirt/network/" not in line] == []
+
+
+@pytest.fixture(scope="module")
+def pair(libvirt_uri: str) -> Iterator[Up]:
+    """Two clusters that share their names, and one that does not."""
+    with up(
+        cluster("names-a", "10.61.0.0/24"),
+        cluster("names-b", "10.62.0.0/24", mode="shared_dns"),
+        cluster("names-c", "10.63.0.0/24", mode="isolated"),
+    ) as made:
+        yield made
+
+
+def node(answers: Sequence[Answer]) -> list[tuple[str, list[str]]]:
+    return [(each.rcode, each.found) for each in answers]
+
+
+def test_nodes_resolve_names_and_addresses_of_their_own_and_of_their_peers_both_ways(pair: Up) -> None:
+    for asker in ("names-a", "names-b"):
+        assert node(
+            pair[asker].asks(
+                "names-a-controller.names-a.internal",
+                "names-b-compute-01.names-b.internal",
+                "10.61.0.2",
+                "10.62.0.10",
+            )
+        ) == [
+            ("NOERROR", ["10.61.0.2"]),
+            ("NOERROR", ["10.62.0.10"]),
+            ("NOERROR", ["names-a-controller.names-a.internal."]),
+            ("NOERROR", ["names-b-compute-01.names-b.internal."]),
+        ]
+
+
+UNKNOWN = ("nobody.{0}.internal", "nobody.{0}.internal/AAAA", "a.b.{0}.internal", "_x._tcp.{0}.internal/SRV", "{1}.77")
+
+
+@pytest.mark.parametrize(("zone", "subnet"), [("names-a", "10.61.0"), ("names-b", "10.62.0")])
+def test_what_a_zone_of_ours_does_not_have_is_denied_at_once_and_asked_of_nobody_outside(
+    pair: Up, internet: Internet, leaving: Callable[[], int], zone: str, subnet: str
+) -> None:
+    leaving()
+    for asker in ("names-a", "names-b"):
+        answers = pair[asker].asks(*(each.format(zone, subnet) for each in UNKNOWN))
+        assert node(answers) == [("NXDOMAIN", [])] * len(UNKNOWN)
+        assert max(each.seconds for each in answers) < AT_ONCE
+    assert leaving() == 0
+    # The control: names that are not ours are asked for outside, and counted.
+    assert node(pair["names-a"].asks(f"{zone}.{internet.name}")) == [("NOERROR", [str(internet.web)])]
+    assert leaving() > 0
+
+
+def test_a_known_name_without_data_of_the_type_stays_here(pair: Up, leaving: Callable[[], int]) -> None:
+    kinds = ("AAAA", "MX", "TXT", "HTTPS")
+    leaving()
+    for asker in ("names-a", "names-b"):
+        answers = pair[asker].asks(*(f"names-b-controller.names-b.internal/{kind}" for kind in kinds))
+        assert node(answers) == [("NOERROR", [])] * len(kinds)
+    assert leaving() == 0
+
+
+def test_a_cluster_in_another_mode_neither_learns_names_nor_gives_its_own(pair: Up, internet: Internet) -> None:
+    # The pretend internet answers every name with its web server: that is what a stranger is told.
+    web = ("NOERROR", [str(internet.web)])
+    assert node(pair["names-c"].asks("names-a-controller.names-a.internal")) == [web]
+    assert node(pair["names-a"].asks("names-c-controller.names-c.internal")) == [web]
+    assert node(pair["names-c"].asks("names-c-controller.names-c.internal")) == [("NOERROR", ["10.63.0.2"])]
+
+
+def test_the_hosts_own_file_is_not_served(pair: Up, internet: Internet) -> None:
+    hosts = Path("/etc/hosts")
+    before = hosts.read_text()
+    hosts.write_text(before + "192.0.2.7 secret.names-a.internal secret.example\n")
+    try:
+        assert dnsmasq.reload_network(pair.networks["names-a"].name)
+        answers = pair["names-a"].asks("secret.names-a.internal", "secret.example", "192.0.2.7")
+    finally:
+        hosts.write_text(before)
+    assert node(answers)[:2] == [("NXDOMAIN", []), ("NOERROR", [str(internet.web)])]
+    assert not any("secret" in each for each in answers[2].found)
+
+
+@pytest.mark.parametrize("prefix", [20, 24, 25, 26])
+def test_addresses_of_ours_without_a_name_are_denied_here_whatever_the_size_of_the_subnet(
+    libvirt_uri: str, leaving: Callable[[], int], prefix: int
+) -> None:
+    subnet = IPv4Network(f"10.64.16.0/{prefix}")
+    inside = [str(each) for each in (subnet[40], subnet[-2], subnet[subnet.num_addresses // 2])]
+    outside = str(subnet.broadcast_address + 1)
+    with up(cluster("sized", str(subnet)), cluster("other", "10.65.0.0/24")) as made:
+        leaving()
+        for asker in ("sized", "other"):
+            answers = made[asker].asks(*inside, str(subnet[2]))
+            assert node(answers[:-1]) == [("NXDOMAIN", [])] * len(inside)
+            assert answers[-1].found == ["sized-controller.sized.internal."]
+            assert max(each.seconds for each in answers) < AT_ONCE
+        assert leaving() == 0
+        made["sized"].asks(outside)
+        assert leaving() > 0
+
+
+def test_peers_in_one_24_answer_each_for_their_half(libvirt_uri: str, leaving: Callable[[], int]) -> None:
+    with up(cluster("low", "10.66.0.0/25"), cluster("high", "10.66.0.128/25")) as made:
+        leaving()
+        for asker in ("low", "high"):
+            answers = made[asker].asks("10.66.0.2", "10.66.0.130", "10.66.0.60", "10.66.0.200")
+            assert node(answers) == [
+                ("NOERROR", ["low-controller.low.internal."]),
+                ("NOERROR", ["high-controller.high.internal."]),
+                ("NXDOMAIN", []),
+                ("NXDOMAIN", []),
+            ]
+        assert leaving() == 0
+
+
+def test_a_dead_first_server_costs_less_than_two_seconds(libvirt_uri: str, internet: Internet) -> None:
+    dead = "203.0.113.99"
+    listed = ["10.67.0.1", dead, "8.8.8.8"]
+    with up(cluster("patient", "10.67.0.0/24", mode="isolated", dns_servers=listed)) as made:
+        machine = made["patient"]
+        answers = machine.asks(*(f"{number}.{internet.name}" for number in range(4)))
+        assert {each.rcode for each in answers} == {"NOERROR"}
+        assert max(each.seconds for each in answers) < 2.0
+        assert node(machine.asks(internet.name, server=dead)) == [("TIMEOUT", [])]
+
+
+@pytest.mark.parametrize("mode", ["isolated", "shared_dns"])
+def test_two_gateways_that_name_each_other_as_servers_form_no_loop(
+    libvirt_uri: str, internet: Internet, mode: str
+) -> None:
+    """In one configuration that is refused; in two, neither knows of the other."""
+    one = cluster("loop-a", "10.68.0.0/24", mode, dns_servers=["10.68.0.1", "10.69.0.1"])
+    two = cluster("loop-b", "10.69.0.0/24", mode, dns_servers=["10.69.0.1", "10.68.0.1"])
+    with up(one) as first, up(two) as second:
+        for name, machine in (("loop-a", first["loop-a"]), ("loop-b", second["loop-b"])):
+            (said,) = machine.asks(f"{name}.{internet.name}")
+            assert (said.rcode, said.found) == ("REFUSED", [])
+            assert said.seconds < AT_ONCE
+            assert machine.asks(f"{name}-controller.{name}.internal")[0].rcode == "NOERROR"
+
+
+def test_a_gateway_is_never_its_own_forwarder(pair: Up) -> None:
+    for network in pair.networks.values():
+        text = Path(f"/var/lib/libvirt/dnsmasq/{network.name}.conf").read_text()
+        assert "server=8.8.8.8" in text.splitlines()
+        assert not [line for line in text.splitlines() if line.startswith("server=") and str(network.gateway) in line]
+
+
+# The file itself
+
+
+def observed(libvirt: Libvirt, network: str) -> Servers | None:
+    return next((each for each in servers.observe(libvirt, "") if each.network == network), None)
+
+
+def process(network: str) -> int:
+    return int(Path(f"/run/libvirt/network/{network}.pid").read_text())
+
+
+def test_peers_that_join_and_leave_change_answers_at_once_and_without_a_restart(libvirt_uri: str) -> None:
+    first, second = cluster("early", "10.70.0.0/24"), cluster("late", "10.71.0.0/24")
+    name = "late-controller.late.internal"
+    alone = compiled([first])[1][0]
+    with up(first) as made:
+        running = process("early-network")
+        assert made["early"].asks(name)[0].found != ["10.71.0.2"]
+        with up(second):
+            together = next(each for each in compiled([first, second])[1] if each.network == "early-network")
+            servers.change(made.libvirt, alone, together)
+            assert observed(made.libvirt, "early-network") == together
+            assert made["early"].asks(name, "10.71.0.2")[0].found == ["10.71.0.2"]
+            servers.change(made.libvirt, together, alone)
+        assert observed(made.libvirt, "early-network") == alone
+        assert made["early"].asks(name)[0].found != ["10.71.0.2"]
+        assert process("early-network") == running
+
+
+def test_a_network_that_started_without_its_file_reads_it_once_it_is_there(libvirt_uri: str) -> None:
+    first, second = cluster("fileless", "10.72.0.0/24"), cluster("late", "10.71.0.0/24")
+    name = "late-controller.late.internal"
+    file = next(each for each in compiled([first, second])[1] if each.network == "fileless-network")
+    with up(first) as made, up(second):
+        servers.remove(made.libvirt, file)
+        networks.remove(made.libvirt, made.networks["fileless"])
+        networks.create(made.libvirt, made.networks["fileless"])
+        subprocess.run(["ip", "link", "set", "of-fileless", "master", "br-fileless"], check=True)
+        assert made["fileless"].asks(name)[0].found != ["10.71.0.2"]
+        servers.create(made.libvirt, file)
+        assert made["fileless"].asks(name)[0].found == ["10.71.0.2"]
+
+
+def test_what_dnsmasq_was_not_told_shows_as_a_difference_and_is_told_again(pair: Up) -> None:
+    have = observed(pair.libvirt, "names-a-network")
+    assert have is not None
+    want = Servers(have.network, (*have.lines, "server=/names-c.internal/10.63.0.1"))
+    path = Path(servers_path(have.network))
+    name = "names-c-controller.names-c.internal"
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dnsmasq.tell(path, want.lines, killed)
+    seen = observed(pair.libvirt, have.network)
+    assert seen is not None
+    assert seen not in (have, want)
+    assert pair["names-a"].asks(name)[0].found != ["10.63.0.2"]
+    servers.change(pair.libvirt, seen, want)
+    assert pair["names-a"].asks(name)[0].found == ["10.63.0.2"]
+    servers.change(pair.libvirt, want, have)
+    assert observed(pair.libvirt, have.network) == have
+
+
+def test_a_file_of_somebody_else_is_named_and_left_alone(libvirt_uri: str) -> None:
+    path = Path(servers_path("theirs"))
+    path.write_text("server=/theirs.example/192.0.2.1\n")
+    try:
+        with Libvirt() as libvirt:
+            assert "did not write" in servers.foreign(libvirt, ["theirs", "free"])["theirs"]
+            assert "free" not in servers.foreign(libvirt, ["theirs", "free"])
+            assert observed(libvirt, "theirs") is None
+            servers.remove(libvirt, Servers("theirs", ()))
+        assert path.read_text() == "server=/theirs.example/192.0.2.1\n"
+    finally:
+        path.unlink()
+
+
+def test_a_process_that_is_not_the_networks_dnsmasq_gets_no_signal(pair: Up) -> None:
+    pid = Path("/run/libvirt/network/stale.pid")
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        try:
+            for other in (stranger.pid, process("names-a-network"), 2**22):
+                pid.write_text(f"{other}\n")
+                assert not dnsmasq.reload_network("stale")
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+            pid.unlink()
