@@ -12,7 +12,7 @@ from ai_how.config.load import load_file
 from ai_how.config.terms import DnsMode, Protocol
 from ai_how.errors import Severity
 from ai_how.spec.neighbours import Neighbour, neighbour, problems_with
-from ai_how.spec.policy import Port, Route
+from ai_how.spec.policy import Port
 from ai_how.spec.resolve import resolve, resolve_all, validate
 
 CONTROLLER = "{cpu_cores: 1, memory_gb: 1, disk_gb: 1}"
@@ -178,10 +178,10 @@ def test_a_new_cluster_where_an_old_one_routes_to_is_refused(route: str, tmp_pat
     file = tmp_path / "c.yaml"
     file.write_text("clusters:\n" + cluster("one", A))
     one = resolve(load_file(file))
-    [found] = problems_with(one, [replace(HOST, routes=(Route(IPv4Network(route)),))])
+    [found] = problems_with(one, [replace(HOST, routes=(IPv4Network(route),))])
     assert found.dotted == "clusters.one.network.subnet"
     assert f"overlaps {route}, to which the cluster host declares a route" in found.message
-    assert problems_with(one, [replace(HOST, routes=(Route(IPv4Network("10.0.2.0/24")),))]) == []
+    assert problems_with(one, [replace(HOST, routes=(IPv4Network("10.0.2.0/24"),))]) == []
 
 
 def test_a_cluster_is_not_its_own_neighbour(tmp_path: Path) -> None:
@@ -198,6 +198,6 @@ def test_everything_that_clashes_is_said_at_once(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     network = f"{A}, {ROUTED}, domain: host.internal, routes: [10.9.0.0/25], dns_servers: [10.0.1.1, 10.9.0.1]"
     file.write_text("clusters:\n" + cluster("one", network))
-    found = problems_with(resolve(load_file(file)), [replace(HOST, routes=(Route(IPv4Network("10.0.0.0/16")),))])
+    found = problems_with(resolve(load_file(file)), [replace(HOST, routes=(IPv4Network("10.0.0.0/16"),))])
     fields = ["routes", "dns_servers", "domain", "subnet"]
     assert [p.dotted.removeprefix("clusters.one.network.") for p in found] == fields

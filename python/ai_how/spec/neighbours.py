@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from ai_how.config.terms import DnsMode
 from ai_how.errors import Path, Problem
 from ai_how.spec.cluster import Cluster
-from ai_how.spec.policy import Port, Route
+from ai_how.spec.policy import Port
 
 #: The modes whose clusters are one with the others of the same mode on this host.
 SOCIAL = frozenset({DnsMode.SHARED_DNS, DnsMode.ROUTED})
@@ -22,7 +22,8 @@ _EVERYTHING = IPv4Network("0.0.0.0/0")
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """What others must know of a cluster. `host_ports` are the exposed ones, `routes` the declared ones."""
+    """What others must know of a cluster. `host_ports` are the exposed ones, `routes` the networks
+    declared, `vias` their routers in the same order."""
 
     cluster: str
     mode: DnsMode
@@ -30,7 +31,8 @@ class Neighbour:
     subnet: IPv4Network
     gateway: IPv4Address
     host_ports: tuple[Port, ...] = ()
-    routes: tuple[Route, ...] = ()
+    routes: tuple[IPv4Network, ...] = ()
+    vias: tuple[IPv4Address | None, ...] = ()
     allow_from: tuple[IPv4Network, ...] = ()
     dns_servers: tuple[IPv4Address | IPv6Address, ...] = ()
 
@@ -54,7 +56,8 @@ def neighbour(cluster: Cluster) -> Neighbour:
         subnet=network.subnet,
         gateway=network.gateway,
         host_ports=tuple(each.host for each in policy.firewall.expose),
-        routes=policy.routes,
+        routes=tuple(each.to for each in policy.routes),
+        vias=tuple(each.via for each in policy.routes),
         allow_from=policy.firewall.allow_from,
         dns_servers=network.dns_servers,
     )
@@ -79,8 +82,8 @@ def clashes(one: Neighbour, others: Iterable[Neighbour]) -> Iterator[Clash]:
     """What `one` takes from others: a route or an entrance over their subnets, their gateways as DNS servers."""
     for other in others:
         for i, route in enumerate(one.routes):
-            if route.to.overlaps(other.subnet) and route.to != _EVERYTHING:
-                message = f"the route to {route.to} overlaps {other.subnet} of the cluster {other.cluster}"
+            if route.overlaps(other.subnet) and route != _EVERYTHING:
+                message = f"the route to {route} overlaps {other.subnet} of the cluster {other.cluster}"
                 if {one.mode, other.mode} == {DnsMode.ROUTED}:
                     hint = "leave it out: clusters in mode routed reach each other without"
                 else:
@@ -101,10 +104,11 @@ def clashes(one: Neighbour, others: Iterable[Neighbour]) -> Iterator[Clash]:
 def shared_clashes(one: Neighbour, others: Iterable[Neighbour]) -> Iterator[Clash]:
     """What both have and only one can: a port of the host, the way to a network, a zone."""
     for other in others:
-        ways = {route.to: route.via for route in other.routes if route.via is not None}
-        for i, route in enumerate(one.routes):
-            if route.via is not None and ways.get(route.to, route.via) != route.via:
-                message = f"the cluster {other.cluster} routes {route.to} via {ways[route.to]}, and a host has one way"
+        ways = dict(zip(other.routes, other.vias, strict=False))
+        for i, (route, via) in enumerate(zip(one.routes, one.vias, strict=False)):
+            way = ways.get(route)
+            if via is not None and way is not None and via != way:
+                message = f"the cluster {other.cluster} routes {route} via {way}, and a host has one way"
                 yield Clash(("routes", i), message, "write the same router in both")
         for i, port in enumerate(one.host_ports):
             if port in other.host_ports:
@@ -133,8 +137,8 @@ def _nested(domain: str, other: Neighbour) -> bool:
 
 def _led(one: Neighbour, other: Neighbour) -> Iterator[Clash]:
     for route in other.routes:
-        if route.to.overlaps(one.subnet):
-            message = f"{one.subnet} overlaps {route.to}, to which the cluster {other.cluster} declares a route"
+        if route.overlaps(one.subnet):
+            message = f"{one.subnet} overlaps {route}, to which the cluster {other.cluster} declares a route"
             yield Clash(
                 ("subnet",), message, "write a subnet outside it, or take the route away from that cluster first"
             )

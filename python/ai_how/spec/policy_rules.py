@@ -16,7 +16,7 @@ from ai_how.errors import Path, Problem, some
 from ai_how.spec.addressing import hosts
 from ai_how.spec.naming import domain_name
 from ai_how.spec.neighbours import SOCIAL, Clash, Neighbour, clashes, shared_clashes
-from ai_how.spec.policy import Port, Route
+from ai_how.spec.policy import Port
 from ai_how.spec.rules import View, did_you_mean
 
 EVERYTHING = IPv4Network("0.0.0.0/0")
@@ -300,7 +300,8 @@ def _facts(view: View) -> Neighbour:
         subnet=view.subnet,
         gateway=gateway_of(view),
         host_ports=tuple(Port(each.protocol, each.host_port) for each in firewall.expose),
-        routes=tuple(Route(route.to, route.via) for route in network.routes),
+        routes=tuple(route.to for route in network.routes),
+        vias=tuple(route.via for route in network.routes),
         allow_from=firewall.allow_from,
         dns_servers=network.dns_servers or (),
     )
