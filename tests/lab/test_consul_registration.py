@@ -119,7 +119,7 @@ def test_nodes_are_registered_as_wanted_and_gone_after(consul: Agent, libvirt: L
 @pytest.mark.usefixtures("clean_host", "consul_as_it_was")
 def test_every_difference_shows_and_is_mended_in_place(consul: Agent, libvirt: Libvirt) -> None:
     network, (first, second) = bring_up(libvirt, made(consul.discovery()))
-    altered = {
+    altered: dict[str, Any] = {
         "service": "other",
         "ip": IPv4Address("10.46.0.77"),
         "tags": ("new",),
