@@ -1,0 +1,216 @@
+"""What the tests of the firewall look at: libvirt networks as anybody defines them, machines on them (endpoints of
+ai_how.probe), a container of somebody else's, and the pretend internet, which here is also the LAN."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from ai_how.host.libvirt import Libvirt
+from ai_how.lab import INTERNET
+from ai_how.probe.endpoint import Endpoint, attached, endpoint
+from ai_how.probe.packets import Address, Answer, ask, dns, http, ping, tcp, udp
+from ai_how.probe.place import Place, here, named
+from ai_how.probe.responder import Responder
+from ai_how.providers import firewall
+from ai_how.resources.firewall import TABLE, ClusterRules, Denial, FirewallTable
+from ai_how.resources.ruleset import FAMILIES
+
+#: Answered at every place by a responder.
+PORT = 7777
+
+CONTAINER = IPv4Address("172.29.0.10")
+CONTAINERS = "fw-docker"
+CONTAINERS_GATEWAY = IPv4Address("172.29.0.1")
+
+#: Letter of a cluster → libvirt's forward mode of its network. Its subnet is 10.6<place in this list>.0.0/24.
+MODES = {"a": "nat", "b": "nat", "r": "route", "s": "route"}
+
+_NETWORK = """
+<network><name>fw-{letter}</name><forward mode='{mode}'/><bridge name='fw-{letter}' stp='off' delay='0'/>
+  <ip address='{subnet[1]}' netmask='{subnet.netmask}'><dhcp>
+    <range start='{subnet[100]}' end='{subnet[199]}'/>{hosts}</dhcp></ip>
+  <options xmlns='http://libvirt.org/schemas/network/dnsmasq/1.0'><option value='no-ping'/></options></network>
+"""
+
+
+def subnet(letter: str) -> IPv4Network:
+    return IPv4Network(f"10.6{list(MODES).index(letter) + 1}.0.0/24")
+
+
+def gateway(letter: str) -> IPv4Address:
+    return subnet(letter)[1]
+
+
+def mac(letter: str, number: int) -> str:
+    return f"52:54:00:{ord(letter):02x}:00:{number:02x}"
+
+
+def rules(letter: str, **more: Any) -> ClusterRules:
+    """What ai-how loads for the cluster of that letter where nothing else is configured."""
+    default = ClusterRules(
+        cluster=letter,
+        bridge=f"fw-{letter}",
+        subnet=subnet(letter),
+        gateway=gateway(letter),
+        macs=(mac(letter, 1), mac(letter, 2)),
+        masquerade=MODES[letter] == "route",
+    )
+    return replace(default, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything that is there. `nodes` are called a1, a2, b1 …"""
+
+    libvirt: Libvirt
+    host: Place
+    lan: Place
+    container: Place
+    nodes: dict[str, Endpoint]
+
+    def __getitem__(self, name: str) -> Place:
+        return self.nodes[name].place
+
+    def ip(self, name: str) -> IPv4Address:
+        return self.nodes[name].ip
+
+    @contextmanager
+    def table(self, *clusters: ClusterRules, uplinks: Sequence[str] = (INTERNET.uplink,)) -> Iterator[FirewallTable]:
+        """Our table with these clusters for the length of a `with` block."""
+        want = FirewallTable(tuple(sorted(clusters, key=lambda each: each.cluster)), tuple(uplinks), intact=True)
+        firewall.create(self.libvirt, want)
+        try:
+            yield want
+        finally:
+            firewall.remove(self.libvirt, want)
+
+    def works(self, letter: str) -> None:
+        """The positive control: what every cluster can do, whatever is denied."""
+        node, other = f"{letter}1", f"{letter}2"
+        with endpoint(f"fw-{letter}", "52:54:00:ff:ff:01") as fresh:
+            assert fresh.lease.servers == (gateway(letter),)
+        replied(ping(self[node], gateway(letter)))
+        for over_tcp in (False, True):
+            assert ask(dns(self[node], gateway(letter), INTERNET.name, over_tcp=over_tcp)).said == (str(INTERNET.web),)
+        replied(ping(self[node], self.ip(other)))
+        for way in (tcp, udp):
+            replied(way(self[node], self.ip(other), PORT))
+        replied(ping(self.host, self.ip(node)))
+        replied(tcp(self.host, self.ip(node), PORT))
+        assert ask(http(self[node], INTERNET.web, INTERNET.name)).said == (INTERNET.web_body,)
+        replied(ping(self[node], INTERNET.resolvers[0]))
+
+
+@contextmanager
+def build(uri: str) -> Iterator[Scene]:
+    with ExitStack() as stack:
+        libvirt = stack.enter_context(Libvirt(uri))
+        for letter, mode in MODES.items():
+            _create_network(letter, mode)
+            stack.callback(run, "virsh", "net-destroy", f"fw-{letter}")
+        host, lan = stack.enter_context(here()), stack.enter_context(named(INTERNET.namespace))
+        nodes = {
+            f"{letter}{number}": stack.enter_context(
+                endpoint(f"fw-{letter}", mac(letter, number), name=f"{letter}{number}")
+            )
+            for letter in MODES
+            for number in (1, 2)
+        }
+        stack.enter_context(_ways_back(lan))
+        container = stack.enter_context(_container())
+        responder = stack.enter_context(Responder())
+        for place in (lan, container, *(each.place for each in nodes.values())):
+            responder.listen(place, PORT)
+        # One socket for each address of the host: one for all would answer datagrams from another address.
+        for address in (*map(gateway, MODES), INTERNET.uplink_address.ip, CONTAINERS_GATEWAY):
+            responder.listen(host, PORT, address)
+        yield Scene(libvirt, host, lan, container, nodes)
+
+
+def _create_network(letter: str, mode: str) -> None:
+    net = subnet(letter)
+    hosts = "".join(f"<host mac='{mac(letter, number)}' ip='{net[10 + number]}'/>" for number in (1, 2))
+    definition = Path(f"/run/fw-{letter}.xml")
+    definition.write_text(_NETWORK.format(letter=letter, mode=mode, subnet=net, hosts=hosts))
+    run("virsh", "net-create", str(definition))
+    definition.unlink()
+
+
+@contextmanager
+def _ways_back(lan: Place) -> Iterator[None]:
+    """The LAN knows where the clusters are, as it would of routed ones."""
+    for letter in MODES:
+        lan.run(["ip", "route", "add", str(subnet(letter)), "via", str(INTERNET.uplink_address.ip)])
+    try:
+        yield
+    finally:
+        for letter in MODES:
+            lan.run(["ip", "route", "del", str(subnet(letter))])
+
+
+@contextmanager
+def _container() -> Iterator[Place]:
+    """A bridge as Docker makes one, and a container on it."""
+    run("ip", "link", "add", CONTAINERS, "type", "bridge")
+    try:
+        run("ip", "addr", "add", f"{CONTAINERS_GATEWAY}/24", "dev", CONTAINERS)
+        run("ip", "link", "set", CONTAINERS, "up")
+        with attached(CONTAINERS, "02:42:ac:1d:00:0a", name="container") as (place, _):
+            place.run(["ip", "addr", "add", f"{CONTAINER}/24", "dev", "eth0"])
+            place.run(["ip", "route", "add", "default", "via", str(CONTAINERS_GATEWAY)])
+            yield place
+    finally:
+        run("ip", "link", "del", CONTAINERS)
+
+
+def run(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def replied(question: Coroutine[Any, Any, Answer]) -> Answer:
+    answer = ask(question)
+    assert answer.replied, answer.detail
+    return answer
+
+
+def silent(question: Coroutine[Any, Any, Answer]) -> Answer:
+    """No reply came; for what our table denies use `denied`, which also sees who denied it."""
+    answer = ask(question)
+    assert not answer.replied, answer.detail
+    return answer
+
+
+def denied(word: Denial, question: Coroutine[Any, Any, Answer]) -> Answer:
+    """No reply came, and it was the rule of that word that saw to it."""
+    before = denials()[word]
+    answer = silent(question)
+    assert denials()[word] > before, f"not counted as {word}: {answer.detail}"
+    return answer
+
+
+def denials() -> Counter[str]:
+    """How many packets each word of our table denied."""
+    found: Counter[str] = Counter()
+    for family in FAMILIES:
+        for each in json.loads(run("nft", "-j", "list", "table", family, TABLE))["nftables"]:
+            rule = each.get("rule", {})
+            for statement in rule.get("expr", ()):
+                if "counter" in statement:
+                    found[rule["comment"]] += statement["counter"]["packets"]
+    return found
+
+
+def everywhere(place: Place, *targets: Address) -> Iterator[Coroutine[Any, Any, Answer]]:
+    """A connection, a datagram and a ping to each."""
+    for each in targets:
+        yield tcp(place, each, PORT)
+        yield udp(place, each, PORT)
+        yield ping(place, each)
