@@ -1,5 +1,5 @@
-"""A passage through another program's firewall: where the FORWARD chain drops by policy, as Docker sets it, our bridges
-are accepted there; what may pass is decided by our own table (resources/firewall.py)."""
+"""A passage through another program's firewall: where iptables drops what nobody accepts, as with Docker and ufw, our
+bridges are accepted there. What may pass is decided before, by our own table (resources/firewall.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ai_how.resources.base import Impact, Kind, ResourceId, managed
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """In `chain` of iptables' filter table, what comes from and goes to `bridges` (sorted) is accepted."""
+    """In `chain` of iptables' filter table, what comes from `bridges` (sorted) is accepted, and what goes to them; in
+    INPUT only the former. A host has one for each chain that drops (host/iptables.py)."""
 
     kind: ClassVar[Kind] = Kind.PASSAGE
 

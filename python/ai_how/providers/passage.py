@@ -1,0 +1,73 @@
+"""Passages through iptables' filter table. Our rules carry a comment; no other rule is ever touched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+
+from ai_how.host import iptables, memory
+from ai_how.host.libvirt import Libvirt
+from ai_how.resources.passage import Passage
+
+#: What is in force, for users without root.
+_MEMORY = "passage.json"
+#: The same for the hook, which is a shell script: `CHAIN BRIDGE`, one a line (compile/hook.py).
+_FOR_THE_HOOK = "passage.rules"
+
+#: Steps run side by side, and both files hold all chains.
+_ONE = threading.Lock()
+
+
+def observe(libvirt: Libvirt, cluster: str) -> list[Passage]:
+    """Our rules by chain. A bridge that lacks one of its rules, or has it twice, is not in it; a chain that is only
+    remembered has none."""
+    if not memory.is_root():
+        return [Passage(chain, bridges) for chain, bridges in sorted(_recall().items())]
+    rules = iptables.marked(iptables.read_rules(iptables.list_rules()))
+    chains = sorted({*rules, *_recall()})
+    return [Passage(chain, iptables.complete(chain, rules.get(chain, ()))) for chain in chains]
+
+
+def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
+    """None: a chain is everybody's, and ours in it are the rules with our comment."""
+    return {}
+
+
+def create(libvirt: Libvirt, want: Passage) -> None:
+    """Accept its bridges in its chain, before all other rules, and those alone."""
+    with _ONE:
+        _remember({**_recall(), want.chain: want.bridges})
+        _renew(want)
+
+
+def change(libvirt: Libvirt, have: Passage, want: Passage) -> None:
+    """Accept other bridges."""
+    create(libvirt, want)
+
+
+def remove(libvirt: Libvirt, have: Passage) -> None:
+    """Remove our rules of this chain."""
+    with _ONE:
+        _renew(Passage(have.chain, ()))
+        _remember({chain: bridges for chain, bridges in _recall().items() if chain != have.chain})
+
+
+def _renew(want: Passage) -> None:
+    """Have the rules of exactly `want`, whatever of them is there. A chain that went with its program has none."""
+    rules = iptables.marked(iptables.read_rules(iptables.list_rules())).get(want.chain, [])
+    if text := iptables.renewal(want.chain, rules, want.bridges):
+        iptables.apply(text)
+
+
+def _recall() -> dict[str, tuple[str, ...]]:
+    return {chain: tuple(bridges) for chain, bridges in (memory.recall(_MEMORY) or {}).items()}
+
+
+def _remember(known: Mapping[str, Collection[str]]) -> None:
+    if not known:
+        memory.forget(_FOR_THE_HOOK)
+        memory.forget(_MEMORY)
+        return
+    memory.remember(_MEMORY, known)
+    lines = (f"{chain} {bridge}\n" for chain, bridges in sorted(known.items()) for bridge in bridges)
+    memory.remember_text(_FOR_THE_HOOK, "".join(lines))
