@@ -27,7 +27,6 @@ case "$2 $3" in
     'start begin' | 'started begin') ;;
     *) exit 0 ;;
 esac
-# All of it is read: libvirt would see a broken pipe.
 case "$(cat)" in
     *'{METADATA}'*) ;;
     *) exit 0 ;; # somebody else's network
