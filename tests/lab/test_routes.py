@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -71,6 +73,17 @@ def test_route_that_the_kernel_lost_is_seen_and_set_again(libvirt: Libvirt, want
     ip("route", "del", str(TO))
     provider.remove(libvirt, lost)
     assert provider.observe(libvirt, "") == []
+
+
+@pytest.mark.usefixtures("clean_host")
+def test_routes_set_side_by_side_are_all_remembered(libvirt: Libvirt, internet: Internet) -> None:
+    wanted = [HostRoute(IPv4Network(f"10.78.{each}.0/24"), internet.router, "") for each in range(20)]
+    with ThreadPoolExecutor(len(wanted)) as workers:
+        for work in (provider.create, provider.remove):
+            list(workers.map(partial(work, libvirt), wanted))
+            left = wanted if work is provider.create else []
+            assert provider.observe(libvirt, "") == left
+            assert len(memory.recall("routes.json") or {}) == len(left)
 
 
 @pytest.mark.usefixtures("clean_host")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -15,6 +16,9 @@ from ai_how.resources.route import HostRoute
 _MEMORY = "routes.json"
 #: The same for the hook: what `ip -batch` reads (compile/hook.py).
 _FOR_THE_HOOK = "routes.batch"
+
+#: Steps run side by side, and both files hold all routes.
+_ONE = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +47,26 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
 
 def create(libvirt: Libvirt, want: HostRoute) -> None:
     """Set it, then remember it: a route that the kernel refuses is not tried again by the hook."""
-    _set(want)
-    _remember({**_recall(), want.to: _Remembered(want.via, want.network)})
+    with _ONE:
+        _set(want)
+        _remember({**_recall(), want.to: _Remembered(want.via, want.network)})
 
 
 def change(libvirt: Libvirt, have: HostRoute, want: HostRoute) -> None:
     """Set it anew; or lose it again, where that was so."""
     if want.present:
         create(libvirt, want)
-    else:
+        return
+    with _ONE:
         _unset(want.to)
         _remember({**_recall(), want.to: _Remembered(want.via, want.network)})
 
 
 def remove(libvirt: Libvirt, have: HostRoute) -> None:
     """Take it out of the kernel, and forget it."""
-    _unset(have.to)
-    _remember({to: each for to, each in _recall().items() if to != have.to})
+    with _ONE:
+        _unset(have.to)
+        _remember({to: each for to, each in _recall().items() if to != have.to})
 
 
 def _hops() -> tuple[Hop, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from ai_how.resources.sysctl import Sysctl
 _MEMORY = "sysctl.json"
 #: The same for the hook, which is a shell script: `PATH VALUE`, one a line (compile/hook.py).
 _FOR_THE_HOOK = "sysctl.settings"
+
+#: Steps run side by side, and both files hold all settings.
+_ONE = threading.Lock()
 
 _FORWARDING = "net.ipv4.ip_forward"
 
@@ -38,9 +42,10 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
 
 def create(libvirt: Libvirt, want: Sysctl) -> None:
     """Remember what it is, unless that is remembered already, then set it."""
-    known = _recall()
-    before = known[want.name].before if want.name in known else sysctl.read(want.name)
-    _remember({**known, want.name: _Remembered(before, want.value)})
+    with _ONE:
+        known = _recall()
+        before = known[want.name].before if want.name in known else sysctl.read(want.name)
+        _remember({**known, want.name: _Remembered(before, want.value)})
     sysctl.write(want.name, want.value)
 
 
@@ -51,13 +56,14 @@ def change(libvirt: Libvirt, have: Sysctl, want: Sysctl) -> None:
 
 def remove(libvirt: Libvirt, have: Sysctl) -> None:
     """Restore what was there before, unless somebody else has come to need ours."""
-    known = _recall()
-    if (remembered := known.pop(have.name, None)) is None:
-        return
-    kept = have.name == _FORWARDING and _somebody_forwards(networks.observe_all(libvirt))
-    if remembered.before and not kept:
-        sysctl.write(have.name, remembered.before)
-    _remember(known)
+    with _ONE:
+        known = _recall()
+        if (remembered := known.pop(have.name, None)) is None:
+            return
+        kept = have.name == _FORWARDING and _somebody_forwards(networks.observe_all(libvirt))
+        if remembered.before and not kept:
+            sysctl.write(have.name, remembered.before)
+        _remember(known)
 
 
 def _somebody_forwards(every: Collection[VirtualNetwork]) -> bool:
