@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -44,19 +44,34 @@ _SHORT = {
     DnsMode.ROUTED: "routed",
     DnsMode.SERVICE_DISCOVERY: "discovery",
 }
+#: The clusters that let the LAN in, and how.
+_OPEN = {"isolated-open": "isolated with allow_from", "routed-open": "routed with a route"}
+
+ITSELF = "itself"
+
 _FORWARDING6 = "net/ipv6/conf/all/forwarding"
 
 #: Told what is being done, and how many of how many of it are done.
 Told = Callable[[str, int, int], None]
 
 
+def silent(_what: str, _done: int, _of: int) -> None:
+    """For those who do not want to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the matrix: what `a` may reach of `b`, which may be itself."""
+    """One line of the matrix: what `a` may reach of `b`, which may be itself; `frm` and `to` are words for them."""
 
-    name: str
+    frm: str
+    to: str
     a: Cluster
     b: Cluster
+
+    @property
+    def name(self) -> str:
+        """Both words."""
+        return f"{self.frm} → {self.to}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +88,13 @@ class Field:
 
     def rows(self) -> list[Row]:
         """Each mode by itself, each mode against each, and the clusters that let the LAN in."""
-        first = {mode: self.clusters[f"{short}-a"] for mode, short in _SHORT.items()}
-        second = {mode: self.clusters[f"{short}-b"] for mode, short in _SHORT.items()}
-        found = [Row(f"{mode} → itself", each, each) for mode, each in first.items()]
-        found += [Row(f"{a} → {b}", first[a], second[b]) for a, b in itertools.product(DnsMode, repeat=2)]
-        for name, what in (("isolated-open", "isolated, allow_from"), ("routed-open", "routed, with a route")):
-            found.append(Row(f"{what} → itself", self.clusters[name], self.clusters[name]))
+        modes = [mode for mode in DnsMode if f"{_SHORT[mode]}-a" in self.clusters]
+        first = {mode: self.clusters[f"{_SHORT[mode]}-a"] for mode in modes}
+        second = {mode: self.clusters[f"{_SHORT[mode]}-b"] for mode in modes}
+        found = [Row(mode.value, ITSELF, each, each) for mode, each in first.items()]
+        found += [Row(a.value, b.value, first[a], second[b]) for a, b in itertools.product(modes, repeat=2)]
+        for name, what in _OPEN.items():
+            found.append(Row(what, ITSELF, self.clusters[name], self.clusters[name]))
         return found
 
     def cells(self) -> dict[tuple[str, Column], list[Expectation]]:
@@ -94,6 +110,7 @@ class Field:
 class Matrix:
     """What came out: the expectations of each cell, and what became of every one of them and of their controls."""
 
+    rows: Sequence[Row]
     cells: Mapping[tuple[str, Column], list[Expectation]]
     scenarios: Mapping[Expectation, Scenario]
 
@@ -127,36 +144,45 @@ class Matrix:
         return {**counts, "scenarios": [each.to_json() for each in self.scenarios.values()], "cells": cells}
 
 
-def try_all(field: Field, told: Told) -> Matrix:
+def try_all(field: Field, told: Told = silent) -> Matrix:
     """Every cell, tried now."""
     cells = field.cells()
     wanted = [each for some in cells.values() for each in some]
-    return Matrix(cells, run(wanted, field.spots, lambda done, of: told("trying", done, of)))
+    return Matrix(field.rows(), cells, run(wanted, field.spots, lambda done, of: told("trying", done, of)))
 
 
 @contextmanager
-def standing(libvirt: Libvirt, told: Told) -> Iterator[Field]:
-    """All clusters, up for the length of a `with` block, with their endpoints; nothing of it is left afterwards.
+def standing(
+    libvirt: Libvirt, told: Told = silent, modes: Collection[DnsMode] = tuple(DnsMode), *, remove: bool = True
+) -> Iterator[Field]:
+    """The clusters of `modes` and those that let the LAN in, with their endpoints, for the length of a `with` block.
 
-    Only for a lab with its internet: the host's IPv6 is turned on, and the LAN gets routes into every cluster.
+    Only for a lab with its internet: the host's IPv6 is turned on, and the LAN gets routes into every cluster. Nothing
+    of it is left afterwards, but for the clusters where they are not to be removed: the lab ends with them.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ai-how-matrix-")))
         image = folder / "blank.qcow2"
         output(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "1M"])
-        document = document_of(image)
+        document = document_of(image, modes)
         site = engine.Site(libvirt, folder / "state.json")
-        clusters = _up(stack, site, document, told)
+        clusters = {each.name: each for each in resolve_all(document)}
+        for number, (name, each) in enumerate(clusters.items()):
+            told("bringing up", number, len(clusters))
+            if remove:
+                stack.callback(engine.destroy, site, name)
+            engine.up(site, document, each.key, start=False, wait=False)
+        told("bringing up", len(clusters), len(clusters))
         yield Field(clusters, _spots(stack, list(clusters.values()), told))
 
 
-def document_of(image: Path) -> Document:
-    """The configuration of all clusters."""
+def document_of(image: Path, modes: Collection[DnsMode] = tuple(DnsMode)) -> Document:
+    """The configuration of the clusters."""
     lan = str(INTERNET.uplink_address.network)
     clusters: dict[str, tuple[DnsMode, dict[str, Any]]] = {}
-    for mode, short in _SHORT.items():
+    for mode in modes:
         for letter in "ab":
-            clusters[f"{short}-{letter}"] = (mode, {})
+            clusters[f"{_SHORT[mode]}-{letter}"] = (mode, {})
     clusters["isolated-open"] = (DnsMode.ISOLATED, {"firewall": {"allow_from": [lan]}})
     clusters["routed-open"] = (DnsMode.ROUTED, {"routes": [{"to": lan}]})
     return load_mapping(
@@ -187,16 +213,6 @@ def _cluster(name: str, number: int, image: Path, mode: DnsMode, more: dict[str,
         "controller": machine,
         "compute_nodes": [machine],
     }
-
-
-def _up(stack: ExitStack, site: engine.Site, document: Document, told: Told) -> dict[str, Cluster]:
-    clusters = {each.name: each for each in resolve_all(document)}
-    for number, (name, each) in enumerate(clusters.items()):
-        told("bringing up", number, len(clusters))
-        stack.callback(engine.destroy, site, name)
-        engine.up(site, document, each.key, start=False, wait=False)
-    told("bringing up", len(clusters), len(clusters))
-    return clusters
 
 
 def _spots(stack: ExitStack, clusters: list[Cluster], told: Told) -> dict[str, Spot]:
@@ -233,8 +249,9 @@ def _prepare_host(stack: ExitStack, clusters: list[Cluster]) -> None:
     forwarding.write_text("1")
     for each in clusters:
         link = each.network.bridge
-        # Without duplicate address detection, which would hold the address back for a second.
-        Path(f"/proc/sys/net/ipv6/conf/{link}/accept_dad").write_text("0")
+        # libvirt turns it off. Without duplicate address detection, which would hold addresses back for a second.
+        for setting in ("accept_dad", "disable_ipv6"):
+            Path(f"/proc/sys/net/ipv6/conf/{link}/{setting}").write_text("0")
         output(["ip", "-6", "addr", "add", str(gateway6(each.network)), "dev", link, "nodad"])
 
 
