@@ -49,6 +49,44 @@ def test_valid_file_shows_its_addresses(file: Path, capsys: Printed) -> None:
     assert err == ""
 
 
+def test_a_policy_is_shown_where_it_is_not_the_default_one(file: Path, capsys: Printed) -> None:
+    network = """gateway_ip: 192.168.100.1
+      dns_mode: service_discovery
+      host_resolver: none
+      service_discovery: {address: localhost:8500, tags: [gpu, prod], required: false}
+      firewall:
+        allow_host_ports: [22, 123/udp]
+        block_networks: [172.16.0.0/12]
+        egress: deny
+        allow_networks: [203.0.113.0/24, 198.51.100.80]
+        expose: [8080:hpc-cluster-controller:80]
+        allow_from: [198.51.100.0/25]"""
+    file.write_text(BASIC.replace("gateway_ip: 192.168.100.1", network))
+    assert main.run(["validate", "hpc.yaml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("  DNS "))
+    assert lines[first + 1 : first + 8] == [
+        "  firewall egress deny but for 198.51.100.80, 203.0.113.0/24",
+        "  firewall never to 172.16.0.0/12",
+        "  firewall open to 198.51.100.0/25",
+        "  firewall host ports 22/tcp, 123/udp",
+        "  exposed  port 8080/tcp of the host → hpc-cluster-controller (192.168.100.2) port 80",
+        "  Consul   http://localhost:8500 (may be away), service hpc-cluster, tags gpu, prod",
+        "  resolver none",
+    ]
+
+
+def test_routes_and_a_firewall_that_is_off_are_shown(file: Path, capsys: Printed) -> None:
+    routes = "dns_mode: routed\n      nat: false\n      routes: [10.9.0.0/16, {to: 10.8.0.0/16, via: 192.168.100.9}]"
+    for network, shown in (
+        (routes, "  routes   10.8.0.0/16 via 192.168.100.9, 10.9.0.0/16, no NAT"),
+        ("firewall: {enabled: false}", "  firewall off: libvirt's own rules alone"),
+    ):
+        file.write_text(BASIC.replace("gateway_ip:", f"{network}\n      gateway_ip:"))
+        assert main.run(["validate", "hpc.yaml"]) == 0
+        assert shown in capsys.readouterr().out.splitlines()
+
+
 def test_problems_stand_before_the_verdict_with_their_places(file: Path, capsys: Printed) -> None:
     file.write_text(BASIC.replace("subnet:", "subnt:").replace("/24", "/33"))
     assert main.run(["validate", "hpc.yaml"]) == 2

@@ -8,23 +8,34 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ai_how.config.load import load_file, load_mapping
+from ai_how.config.terms import DnsMode
 from ai_how.config.yamltree import parse
 from ai_how.errors import ConfigurationError, Severity
+from ai_how.resources.policy import read_policy, write_policy
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.known import Known
+from ai_how.spec.neighbours import SOCIAL, neighbour, problems_with
+from ai_how.spec.policy import Firewall
 from ai_how.spec.resolve import examine
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+EXAMPLES = [*sorted((ROOT / "examples").glob("*.yaml")), *sorted((ROOT / "tests" / "cases").glob("mode-*/config.yaml"))]
 PARSED = [json.loads(json.dumps(parse(path.read_text(), file=None)[0])) for path in EXAMPLES]
 
 ADDRESSES = ["192.168.100.1", "192.168.100.10", "192.168.100.255", "10.0.0.0/8", "192.168.100.0/29", "DHCP", "auto"]
 WORDS = ["hpc-cluster", "52:54:00:12:34:01", "isolated", "local", ".", "-", "~", "~nobody-here/x", "\0", "1e999"]
+POLICIES = ["routed", "shared_dns", "service_discovery", "deny", "0.0.0.0/0", "10.20.0.0/16", "192.168.100.0/25"]
+POLICIES += ["22/tcp", "53/udp", "99999", "80:hpc-cluster-controller", "80:80", "1:2:3/sctp", "::/0", "255.255.255.255"]
+POLICIES += ["http://127.0.0.1:8500", "https://[::1", "localhost:8500", "//", "http://10.0.0.5:8500", "consul", "3s"]
+KEYS = ["ip", "name", "mtu", "domain", "count", "dns_mode", "nat", "routes", "firewall", "service_discovery", "enabled"]
+KEYS += ["host_resolver", "expose", "egress", "via", "tls", "check", "block_networks", "allow_from", "token_file"]
 JUNK = st.one_of(
     st.none(),
     st.booleans(),
@@ -34,6 +45,8 @@ JUNK = st.one_of(
     st.binary(max_size=4),
     st.sampled_from(ADDRESSES),
     st.sampled_from(WORDS),
+    st.sampled_from(POLICIES),
+    st.lists(st.sampled_from(POLICIES), max_size=3),
     st.just([]),
     st.just({}),
     st.just([None, {}]),
@@ -66,9 +79,7 @@ def broken_configurations(draw: st.DrawFn) -> Any:
             case "drop":
                 del container[key]
             case "add" if isinstance(container, dict):
-                container[draw(st.text(max_size=8) | st.sampled_from(["ip", "name", "mtu", "domain", "count"]))] = draw(
-                    JUNK
-                )
+                container[draw(st.text(max_size=8) | st.sampled_from(KEYS))] = draw(JUNK)
             case _:
                 other, name = draw(st.sampled_from(found))
                 container[key] = copy.deepcopy(other[name])
@@ -89,6 +100,33 @@ def consistent(clusters: tuple[Cluster, ...]) -> None:
         assert all(address in network.subnet for address in (*given_, network.dhcp_start, network.dhcp_end))
         assert network.dhcp_start <= network.dhcp_end
         assert not network.dhcp_start <= network.gateway <= network.dhcp_end
+        permitted(cluster)
+
+
+def permitted(cluster: Cluster) -> None:
+    """What must hold of the policy of every cluster that came out."""
+    network, policy, firewall = cluster.network, cluster.network.policy, cluster.network.policy.firewall
+    mode = network.dns_mode
+    assert read_policy(write_policy(policy)) == policy
+    assert (policy.discovery is not None) is (mode is DnsMode.SERVICE_DISCOVERY)
+    assert mode is DnsMode.ROUTED or (policy.nat and not policy.routes)
+    assert firewall.enabled or (firewall == Firewall(enabled=False) and mode not in SOCIAL)
+    assert not any(each.overlaps(network.subnet) for each in firewall.block_networks)
+    assert not any(each.to.overlaps(network.subnet) or each.via == network.gateway for each in policy.routes)
+    assert {(each.node, each.ip) for each in firewall.expose} <= {(node.name, node.ip) for node in cluster.nodes}
+    assert len({each.host for each in firewall.expose}) == len(firewall.expose)
+    assert all(0 < number < 65536 for each in firewall.expose for number in (each.host.number, each.node_port))
+    if policy.discovery is not None:
+        host = urlsplit(policy.discovery.address).hostname or ""
+        assert host == "localhost" or not IPv4Address(host).is_unspecified
+        assert policy.discovery.check.timeout <= policy.discovery.check.interval
+        assert network.domain.split(".")[-1] != "consul"
+
+
+def at_peace(clusters: tuple[Cluster, ...]) -> None:
+    """What must hold of the clusters of a file without errors: each may stand beside the others."""
+    for cluster in clusters:
+        assert problems_with(cluster, [neighbour(other) for other in clusters]) == []
 
 
 def answered(error: ConfigurationError, path: Path | None) -> None:
@@ -113,7 +151,9 @@ def test_a_broken_dictionary_gives_clusters_or_problems(data: Any, known: Known)
         return
     consistent(examined.clusters)
     errors = [p for p in examined.problems if p.severity is Severity.ERROR]
-    assert errors or len(examined.clusters) == len(data["clusters"])
+    if not errors:
+        assert len(examined.clusters) == len(data["clusters"])
+        at_peace(examined.clusters)
     assert all(p.message and p.hint for p in examined.problems)
     assert len({(p.path, p.message) for p in errors}) == len(errors)
 
@@ -142,7 +182,7 @@ def test_a_damaged_file_gives_clusters_or_problems_with_lines(tmp_path: Path, da
     assert [p.line for p in examined.problems] == sorted(p.line or 0 for p in examined.problems)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_example_cut_at_any_line_is_answered(path: Path, tmp_path: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     for count in range(len(lines)):

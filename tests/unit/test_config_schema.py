@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ai_how.config.load import load_file
+from ai_how.config.load import load_file, load_mapping
 from ai_how.config.model import tables
 from ai_how.config.schema import DIALECT, json_schema, reference
 from ai_how.errors import Severity
@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "examples" / "ai-how.schema.json"
 PAGE = ROOT / "docs" / "configuration.md"
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+CASES = sorted((ROOT / "tests" / "cases").glob("*/config.yaml"))
 BEGIN, END = "<!-- fields: generated from config/model.py -->\n", "<!-- end of fields -->\n"
 REGENERATE = bool(os.environ.get("AI_HOW_REGENERATE"))
 
@@ -73,7 +74,7 @@ def test_an_example_names_the_schema_and_resolves(path: Path) -> None:
     assert advised == ({"clusters.hpc.network", "clusters.hpc.controller"} if path.stem == "basic" else set())
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*EXAMPLES, *CASES], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_an_example_conforms_to_the_schema(path: Path) -> None:
     schema = json_schema()
     assert schema["$schema"] == DIALECT
@@ -97,6 +98,68 @@ def test_the_schema_refuses_what_the_model_refuses() -> None:
         "/clusters/hpc/network/gatway_ip: additionalProperties",
         "/clusters/hpc: required name",
     ]
+
+
+#: Values of fields of the network, each taken or refused by schema and model alike.
+TAKEN: dict[str, list[Any]] = {
+    "routes": [[], ["10.0.0.0/8", "10.1.1.1"], [{"to": "10.0.0.0/8", "via": "10.1.1.1"}, "10.9.0.0/16"]],
+    "firewall": [
+        {},
+        {"allow_host_ports": [22, "22", "53/udp", "53/UDP"]},
+        {"expose": ["80:a", "80:a:81", "80:a/udp", "80:a:81/tcp", {"host_port": 80, "node": "a", "protocol": "udp"}]},
+        {"egress": "deny", "allow_networks": ["0.0.0.0/0"], "allow_from": [], "enabled": True},
+    ],
+    "service_discovery": [
+        {},
+        *({"address": each} for each in ("http://127.0.0.1:8500", "https://10.0.0.5:8501/", "localhost:8500")),
+        {"tls": {}, "check": {}, "tags": ["a-b"], "datacenter": "dc_1"},
+    ],
+    "host_resolver": ["auto", "systemd-resolved", "networkmanager", "dnsmasq", "none"],
+    "nat": [True, False],
+}
+REFUSED: dict[str, list[Any]] = {
+    "routes": ["10.0.0.0/8", ["lan"], [{}], [{"via": "10.1.1.1"}], [{"to": "10.0.0.0/8", "dev": "eth0"}], [["a"]]],
+    "firewall": [
+        "off",
+        {"allow_host_ports": [0]},
+        {"allow_host_ports": ["ssh"]},
+        {"allow_host_ports": [70000]},
+        {"allow_host_ports": ["22/sctp"]},
+        {"expose": ["80"]},
+        {"expose": ["a:80"]},
+        {"expose": ["80:a:b"]},
+        {"expose": [{"host_port": 80}]},
+        {"expose": [{"host_port": "x", "node": "a"}]},
+        {"egress": "drop"},
+        {"allow_from": ["::/0"]},
+        {"policy": "drop"},
+    ],
+    "service_discovery": [
+        *({"address": each} for each in ("ftp://127.0.0.1:21", "http://u:p@127.0.0.1:8500", "http://127.0.0.1/v1", 5)),
+        {"dns_port": 0},
+        {"datacenter": "Big One"},
+        {"tags": ["A"]},
+        {"tls": {"ca": "x"}},
+        {"check": {"interval": 0}},
+        {"check": {"timeout": "1s"}},
+        {"required": "perhaps"},
+    ],
+    "host_resolver": ["bind", 1, []],
+    "nat": ["never", 2],
+}
+
+
+@pytest.mark.parametrize(("name", "fits"), [(name, fits) for name in TAKEN for fits in (True, False)])
+def test_schema_and_model_agree_about_policies(name: str, fits: bool) -> None:
+    schema = json_schema()
+    field = schema["$defs"]["NetworkConfig"]["properties"][name]
+    for value in (TAKEN if fits else REFUSED)[name]:
+        assert (_violations(value, field, schema, "") == []) is fits, value
+        network = {"subnet": "192.168.100.0/24", "bridge": "b", name: value}
+        problems = load_mapping(
+            {"clusters": {"a": {"name": "a", "base_image_path": "/b", "network": network}}}
+        ).problems
+        assert (problems == ()) is fits, (value, problems)
 
 
 class _Json(yaml.SafeLoader):

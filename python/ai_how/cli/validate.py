@@ -110,20 +110,17 @@ def _policy(policy: Policy) -> Iterator[tuple[str, str]]:
     if ways:
         yield "routes", ", ".join(ways)
     firewall = policy.firewall
-    rules = ["off: libvirt's own rules alone"] if not firewall.enabled else []
+    if not firewall.enabled:
+        yield "firewall", "off: libvirt's own rules alone"
     if firewall.egress == "deny":
-        rules.append("egress deny" + _listed(" but for ", map(_network, firewall.allow_networks)))
-    rules += [
-        text
-        for text in (
-            _listed("never to ", map(_network, firewall.block_networks)),
-            _listed("open to ", map(_network, firewall.allow_from)),
-            _listed("host ports ", map(_port, firewall.allow_host_ports)),
-        )
-        if text
-    ]
-    if rules:
-        yield "firewall", "; ".join(rules)
+        yield "firewall", "egress deny" + _listed(" but for ", map(_network, firewall.allow_networks))
+    for text in (
+        _listed("never to ", map(_network, firewall.block_networks)),
+        _listed("open to ", map(_network, firewall.allow_from)),
+        _listed("host ports ", map(_port, firewall.allow_host_ports)),
+    ):
+        if text:
+            yield "firewall", text
     for each in firewall.expose:
         yield "exposed", f"port {_port(each.host)} of the host → {each.node} ({each.ip}) port {each.node_port}"
     discovery = policy.discovery

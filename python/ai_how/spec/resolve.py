@@ -119,7 +119,8 @@ def examine(document: Document, *, known: Memory = NOTHING_KNOWN) -> Examined:
             cluster, more = _cluster(view, used)
             found += more
             used.append((net, f"the cluster `{key}` of this configuration"))
-            if cluster is not None and not any(p.severity is Severity.ERROR for p in found):
+            whole = not any(path[:2] == view.root for path in document.broken)
+            if cluster is not None and whole and not any(p.severity is Severity.ERROR for p in found):
                 clusters.append(cluster)
         problems += found
     problems += policy_rules.across(views)
