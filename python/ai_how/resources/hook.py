@@ -24,6 +24,9 @@ class Hook:
     mode: str = managed(Impact.LIVE)
     path: str = PATH
 
+    def __str__(self) -> str:
+        return f"libvirt hook {self.path}"
+
     @property
     def key(self) -> str:
         return self.path
