@@ -1,8 +1,8 @@
 """What the documents show is so: their commands and programs are run, and what they print is compared.
 
-A document is one session in a lab of its own, in a folder with the YAML files that the README shows. In a `console`
-block, the lines after a command are what it prints, with `…` for anything; `# exits with N` names an exit code other
-than 0. A `python` block is a program that has to end well.
+A document is one session in a lab of its own, in a folder with the YAML files that the README and the document itself
+show. In a `console` block, the lines after a command are what it prints, with `…` for anything; `# exits with N` names
+an exit code other than 0. A `python` block is a program that has to end well.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def files(document: Path) -> dict[str, str]:
 
 
 def documents() -> list[Path]:
-    found = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     return [path for path in found if any(block.language in ("console", "python") for block in blocks(path))]
 
 
@@ -165,16 +165,16 @@ def session(tmp_path: Path, nested_lab: Callable[..., Lab]) -> Session:
     (folder / "bin" / "sudo").chmod(0o755)
     for name in ("python", "examples"):
         (folder / name).symlink_to(ROOT / name)
-    for name, text in files(ROOT / "README.md").items():
-        (folder / name).write_text(text)
     image = build_micro_image(tmp_path / "micro.qcow2").path
     lab = nested_lab(internet=True)
     lab.run(["cp", str(image), "/var/lib/libvirt/images/"], check=True)
     return Session(lab, folder)
 
 
-@pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
+@pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_document_shows_is_so(document: Path, session: Session) -> None:
+    for name, text in {**files(ROOT / "README.md"), **files(document)}.items():
+        (session.folder / name).write_text(text)
     for block in blocks(document):
         if block.language == "console":
             for command in commands(block):
@@ -189,7 +189,7 @@ def check(document: Path, command: Command, session: Session) -> None:
     asked = next((TYPED[begin] for begin in TYPED if command.words == begin or f"{begin} " in command.words), None)
     typed = None if "--yes" in command.words else asked
     ran = session.run_typing(command.words, *typed) if typed else session.run(command.words)
-    where = f"{document.name}:{command.line}: {command.words}"
+    where = f"{document.relative_to(ROOT)}:{command.line}: {command.words}"
     assert ran.returncode == command.code, f"{where}\n{ran.stdout}{ran.stderr}"
     if command.shown is not None:
         # What fails speaks on stderr; what is asked at a terminal has its remarks before its answer.
@@ -199,7 +199,7 @@ def check(document: Path, command: Command, session: Session) -> None:
 
 def test_no_command_stands_in_a_block_that_is_only_parsed() -> None:
     """As `bash` or `sh` it would not be run here."""
-    languages = {path.name: {block.language for block in blocks(path)} for path in (ROOT / "docs").glob("*.md")}
+    languages = {path.name: {block.language for block in blocks(path)} for path in (ROOT / "docs").rglob("*.md")}
     assert {name: found for name, found in languages.items() if not found <= {"console", "python", "yaml", ""}} == {}
 
 
