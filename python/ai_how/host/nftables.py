@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ai_how.errors import HostError
@@ -19,23 +18,17 @@ from ai_how.resources.ruleset import MARK
 SEARCH = "/usr/sbin:/sbin"
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """One table as the kernel holds it: whether it carries our mark, and what is in it without what changes by itself
-    (counters) or means nothing (handles, the order of a set)."""
-
-    ours: bool
-    digest: str
-
-
 def load(text: str) -> None:
     """Carry out the commands in `text`, all or none. Raises HostError."""
     output([_nft(), "-j", "-f", "-"], text=text, timeout=60)
 
 
-def list_tables() -> str:
-    """`nft -j list tables`. Raises HostError."""
-    return output([_nft(), "-j", "list", "tables"])
+def list_chains() -> str:
+    """`nft list chains`: every table with its chains, without their rules. Raises HostError.
+
+    Not as JSON: what nft 1.0.6 prints there is spoilt by any table that has flags, whoever's it is.
+    """
+    return output([_nft(), "list", "chains"])
 
 
 def list_table(family: str) -> str:
@@ -47,18 +40,29 @@ def is_installed() -> bool:
     return _find() is not None
 
 
-def read_families(text: str) -> tuple[str, ...]:
-    """The families that have a table of our name, ours or not, of what `list_tables` said."""
-    tables = (each["table"] for each in json.loads(text)["nftables"] if "table" in each)
-    return tuple(each["family"] for each in tables if each["name"] == TABLE)
+def read_owners(text: str) -> dict[str, bool]:
+    """The families that have a table of our name, and whether it carries our mark, of what `list_chains` said."""
+    found: dict[str, bool] = {}
+    within = ""
+    for words in map(str.split, text.splitlines()):
+        match words:
+            case ["table", family, name, "{"]:
+                within = family if name == TABLE else ""
+                if within:
+                    found[within] = False
+            case ["chain", name, "{"] if within and name == MARK:
+                found[within] = True
+    return found
 
 
-def read_table(text: str) -> Listing:
-    """What `list_table` said, understood."""
-    objects = [each for each in json.loads(text)["nftables"] if "metainfo" not in each]
-    chains = (each["chain"]["name"] for each in objects if "chain" in each)
-    lasting = json.dumps(_lasting(objects), sort_keys=True)
-    return Listing(MARK in chains, hashlib.sha256(lasting.encode()).hexdigest())
+def read_digest(text: str) -> str:
+    """What tells one table from another, of what `list_table` said: without what changes by itself (counters) or means
+    nothing (handles, the order of a set). Empty where the text is not JSON, which no table of ours causes."""
+    try:
+        objects = [each for each in json.loads(text)["nftables"] if "metainfo" not in each]
+    except ValueError:
+        return ""
+    return hashlib.sha256(json.dumps(_lasting(objects), sort_keys=True).encode()).hexdigest()
 
 
 def _lasting(data: Any) -> Any:

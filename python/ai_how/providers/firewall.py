@@ -6,13 +6,12 @@ again with nft alone; and in APPLIED what it was made of, and what the kernel sa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ai_how.errors import NotOurs
 from ai_how.host import memory, nftables
 from ai_how.host.libvirt import Libvirt
-from ai_how.host.nftables import Listing
 from ai_how.resources.firewall import TABLE, FirewallTable, read_table, write_table
 from ai_how.resources.ruleset import FAMILIES, render, render_removal
 
@@ -28,33 +27,34 @@ def observe(libvirt: Libvirt, cluster: str) -> list[FirewallTable]:
         return [] if applied is None else [_remembered(applied, intact=True)]
     if applied is None and not nftables.is_installed():
         return []
-    listings = _listings()
-    if not any(each.ours for each in listings.values()):
+    ours, _ = _families()
+    if not ours:
         return []
-    return [_remembered(applied, intact=_digests(listings) == _digests_of(applied))]
+    return [_remembered(applied, intact=_digests(ours) == _digests_of(applied))]
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     """A table of our name, in any family of ours, that somebody else made. Raises HostError where nft is missing."""
     if TABLE not in names or not memory.is_root():
         return {}
-    others = _of_others(_listings())
+    _, others = _families()
     return {TABLE: _words(others[0])} if others else {}
 
 
 def create(libvirt: Libvirt, want: FirewallTable) -> None:
     """Load all of it in one transaction, in place of what is there of ours."""
-    for family in _of_others(_listings()):
+    _, others = _families()
+    if others:
         raise NotOurs(
             "the firewall is not loaded",
-            why=f"there is already {_words(family)}",
-            remedy=f"Look at it: nft list table {family} {TABLE}",
+            why=f"there is already {_words(others[0])}",
+            remedy=f"Look at it: nft list table {others[0]} {TABLE}",
         )
     text = render(want)
     nftables.load(text)
     # A kill from here on leaves digests of an older table behind: not intact, and loaded again.
     memory.remember_text(RULES, text)
-    memory.remember(APPLIED, {**write_table(want), "digests": _digests(_listings())})
+    memory.remember(APPLIED, {**write_table(want), "digests": _digests(FAMILIES)})
 
 
 def change(libvirt: Libvirt, have: FirewallTable, want: FirewallTable) -> None:
@@ -66,25 +66,22 @@ def change(libvirt: Libvirt, have: FirewallTable, want: FirewallTable) -> None:
 
 def remove(libvirt: Libvirt, have: FirewallTable) -> None:
     """Delete our tables of all families, and what was remembered."""
-    ours = [family for family, each in _listings().items() if each.ours]
+    ours, _ = _families()
     if ours:
         nftables.load(render_removal(ours))
     memory.forget(RULES)
     memory.forget(APPLIED)
 
 
-def _listings() -> dict[str, Listing]:
-    """The tables of our name, by family."""
-    there = nftables.read_families(nftables.list_tables())
-    return {each: nftables.read_table(nftables.list_table(each)) for each in FAMILIES if each in there}
+def _families() -> tuple[list[str], list[str]]:
+    """The families with a table of our name: ours, and those of others."""
+    found = nftables.read_owners(nftables.list_chains())
+    there = [each for each in FAMILIES if each in found]
+    return [each for each in there if found[each]], [each for each in there if not found[each]]
 
 
-def _of_others(listings: Mapping[str, Listing]) -> list[str]:
-    return [family for family, each in listings.items() if not each.ours]
-
-
-def _digests(listings: Mapping[str, Listing]) -> dict[str, str]:
-    return {family: each.digest for family, each in listings.items() if each.ours}
+def _digests(families: Iterable[str]) -> dict[str, str]:
+    return {each: nftables.read_digest(nftables.list_table(each)) for each in families}
 
 
 def _digests_of(applied: Any) -> Any:
