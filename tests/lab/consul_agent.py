@@ -24,7 +24,7 @@ DEADLINE = 30.0
 
 @dataclass(frozen=True)
 class Agent:
-    """A running agent. Its ports are `port` (HTTP) and those after it."""
+    """A running agent. Its HTTP API is at `port`; with 8500 and no other, DNS is where a configuration expects it."""
 
     folder: Path
     port: int
@@ -32,7 +32,7 @@ class Agent:
 
     @property
     def dns_port(self) -> int:
-        return self.port + 1
+        return self.port + 100
 
     @property
     def address(self) -> str:
@@ -40,7 +40,7 @@ class Agent:
 
     @property
     def https(self) -> str:
-        return f"https://127.0.0.1:{self.port + 5}"
+        return f"https://127.0.0.1:{self.port + 1}"
 
     def discovery(self, **fields: Any) -> Discovery:
         """How a cluster finds it. Its check is quick."""
@@ -75,7 +75,7 @@ class Agent:
 def agent(folder: Path, port: int = 8500, *, wait: bool = True, **configuration: Any) -> Iterator[Agent]:
     """An agent that is its own server, with its data in `folder`; leads when this returns, if `wait`."""
     folder.mkdir(exist_ok=True)
-    names = ("http", "dns", "server", "serf_lan", "serf_wan", "https")
+    names = ("server", "serf_lan", "serf_wan", "http", "https")
     settings = {
         "node_name": "lab",
         "server": True,
@@ -83,7 +83,7 @@ def agent(folder: Path, port: int = 8500, *, wait: bool = True, **configuration:
         "bind_addr": "127.0.0.1",
         "client_addr": "127.0.0.1",
         "data_dir": str(folder / "data"),
-        "ports": {name: port + number for number, name in enumerate(names)},
+        "ports": {"dns": port + 100} | {name: port + number for number, name in enumerate(names, -3)},
         "disable_update_check": True,
         "performance": {"raft_multiplier": 1},
     }

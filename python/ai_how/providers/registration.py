@@ -79,9 +79,11 @@ def change(libvirt: Libvirt, have: Registration, want: Registration) -> None:
 
 
 def remove(libvirt: Libvirt, have: Registration) -> None:
-    """Deregister it."""
+    """Deregister it; what has its ID without our mark is somebody's."""
     with _ONE:
-        consul.deregister(have.discovery, have.id)
+        there = consul.find_service(have.discovery, have.id)
+        if there is not None and is_of(have.cluster, there):
+            consul.deregister(have.discovery, have.id)
         if _told() and not consul.list_services(have.discovery, have.cluster):
             _forget(Told(have.cluster, have.discovery))
 
