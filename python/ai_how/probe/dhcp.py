@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from ai_how.errors import NotReady
 
 _SERVER_PORT, _CLIENT_PORT = 67, 68
+_EVERYBODY = ("255.255.255.255", _SERVER_PORT)
 _COOKIE = b"\x63\x82\x53\x63"
 _HEADER = struct.Struct(">BBBB4sHH4s4s4s4s16s64s128s")
 _REQUEST, _REPLY, _ETHERNET, _HARDWARE_LENGTH = 1, 2, 1, 6
@@ -132,12 +133,14 @@ def take_lease(sock: socket.socket, link: str, mac: str, *, within: float) -> Le
 
 
 def give_back(sock: socket.socket, link: str, mac: str, lease: Lease) -> None:
-    """Tell the server that the lease is no longer used; there is never an answer."""
+    """Tell the server that the lease is no longer used; there is never an answer.
+
+    It is sent to everybody: to the server alone it would wait for ARP, and the link may be gone before that is done.
+    """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.encode())
-    sock.sendto(
-        message(Message.RELEASE, secrets.token_bytes(4), mac, client=lease.ip, server=lease.server),
-        (str(lease.server), _SERVER_PORT),
-    )
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    released = message(Message.RELEASE, secrets.token_bytes(4), mac, client=lease.ip, server=lease.server)
+    sock.sendto(released, _EVERYBODY)
 
 
 def message(
@@ -219,7 +222,7 @@ def _exchange(
     again = 0.0
     while (now := time.monotonic()) < deadline:
         if now >= again:
-            sock.sendto(question, ("255.255.255.255", _SERVER_PORT))
+            sock.sendto(question, _EVERYBODY)
             again = now + _AGAIN
         sock.settimeout(max(min(again, deadline) - now, 0.001))
         try:

@@ -31,6 +31,9 @@ LINK = "eth0"
 #: A private IPv6 prefix (RFC 4193): what another program on the host may give our bridges at any time.
 _PRIVATE6 = IPv6Network("fd61:6968:6f77::/48")
 
+_OWN_SERVICE = "it is the host's own service"
+_LET_IN = "allow_from or a route says so"
+
 
 class Expect(StrEnum):
     """What the configuration promises."""
@@ -325,7 +328,7 @@ def _host(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
 
 def _closed(a: Cluster, to: str, action: Talk, control: Talk, around: Outside) -> Expectation:
     """A service of the host that nodes do not reach; `control` is the same as the host itself reaches it."""
-    own = Expectation(HOST, to, control, Expect.PASS, "it is the host's own service")
+    own = Expectation(HOST, to, control, Expect.PASS, _OWN_SERVICE)
     why = "only DHCP, DNS and ping of the own gateway are for nodes"
     return Expectation(_first(a).name, to, action, Expect.DENY, why, (own, _able(a, around)))
 
@@ -363,21 +366,18 @@ def _lan(a: Cluster, around: Outside, opened: Cluster | None) -> Iterator[Expect
     ip, gateway = _ip(target), a.network.gateway
     for action in (Ping(ip), *_talks(ip, around.node_port, around.lan if allowed else None)):
         if allowed:
-            yield Expectation(
-                LAN, target.name, action, Expect.PASS, "allow_from or a route says so", watched=target.name
-            )
+            yield Expectation(LAN, target.name, action, Expect.PASS, _LET_IN, watched=target.name)
             continue
         controls = [_neighbourly(a, action)]
         if opened is not None:
-            controls.append(
-                Expectation(LAN, _first(opened).name, Ping(_ip(_first(opened))), Expect.PASS, "it is let in")
-            )
+            inside = _first(opened)
+            controls.append(Expectation(LAN, inside.name, Ping(_ip(inside)), Expect.PASS, _LET_IN, watched=inside.name))
         why = "nothing lets the LAN in"
         yield Expectation(LAN, target.name, action, Expect.DENY, why, tuple(controls), watched=target.name)
     uplink = Expectation(LAN, "uplink", Ping(around.uplink), Expect.PASS, "the host itself is not closed to its LAN")
     closed: list[Action] = [Ping(gateway), *_served(a), *_talks(gateway, around.host_port)]
     for shut in closed:
-        sender, why = (target.name, "its own gateway") if not isinstance(shut, Talk) else (HOST, "the host's own")
+        sender, why = (target.name, "its own gateway") if not isinstance(shut, Talk) else (HOST, _OWN_SERVICE)
         control = Expectation(sender, _gateway_of(a), shut, Expect.PASS, why)
         why = "gateways are for their own networks"
         yield Expectation(LAN, _gateway_of(a), shut, Expect.DENY, why, (control, uplink))

@@ -5,7 +5,6 @@ in, brought up by the engine, with endpoints in place of their machines.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,8 +90,10 @@ class Field:
         modes = [mode for mode in DnsMode if f"{_SHORT[mode]}-a" in self.clusters]
         first = {mode: self.clusters[f"{_SHORT[mode]}-a"] for mode in modes}
         second = {mode: self.clusters[f"{_SHORT[mode]}-b"] for mode in modes}
-        found = [Row(mode.value, ITSELF, each, each) for mode, each in first.items()]
-        found += [Row(a.value, b.value, first[a], second[b]) for a, b in itertools.product(modes, repeat=2)]
+        found: list[Row] = []
+        for mode in modes:
+            found.append(Row(mode.value, ITSELF, first[mode], first[mode]))
+            found += [Row(mode.value, other.value, first[mode], second[other]) for other in modes]
         for name, what in _OPEN.items():
             found.append(Row(what, ITSELF, self.clusters[name], self.clusters[name]))
         return found
@@ -119,11 +120,12 @@ class Matrix:
         return [self.scenarios[each] for each in self.cells[row, column]]
 
     def result(self, row: str, column: Column) -> Result:
-        """`failed` if one of the cell's scenarios did, `skipped` if none of them could be tested."""
-        results = {each.result for each in self.of(row, column)}
-        if Result.FAILED in results:
+        """`failed` if one of the cell's scenarios did, `skipped` if one could not be tested that a lab can test."""
+        found = [(each, self.scenarios[each].result) for each in self.cells[row, column]]
+        if any(result is Result.FAILED for _, result in found):
             return Result.FAILED
-        return Result.PASSED if Result.PASSED in results else Result.SKIPPED
+        untested = any(result is Result.SKIPPED and not each.missing for each, result in found)
+        return Result.SKIPPED if untested else Result.PASSED
 
     def count(self, result: Result) -> int:
         """How many scenarios ended so."""
