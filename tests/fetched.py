@@ -20,7 +20,7 @@ RESOLVERS = (
     *("systemd-resolved", "systemd", "libsystemd-shared"),
     *("dbus-daemon", "libdbus-1-3", "libapparmor1", "libexpat1"),
     *("network-manager", "libnm0", "libndp0", "libteamdctl0", "libjansson4", "libmm-glib0", "libbluetooth3"),
-    *("libcurl3-gnutls", "libnewt0.52", "libslang2"),
+    *("libcurl3-gnutls", "libnewt0.52", "libslang2", "dnsmasq"),
 )
 #: Debian has it in bullseye and no later.
 CONSUL = ("consul",)

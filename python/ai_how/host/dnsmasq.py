@@ -36,6 +36,11 @@ def read_lines(path: Path) -> tuple[str, ...] | None:
     return tuple(lines) if first.startswith(MARK) else None
 
 
+def file_of(directory: Path, name: str, suffix: str) -> Path:
+    """Our file for `name` in `directory`."""
+    return directory / f"{_PREFIX}{name}.{suffix}"
+
+
 def ours(directory: Path, suffix: str) -> dict[str, tuple[str, ...]]:
     """Our files `ai-how-NAME.suffix` in `directory`: NAME → the lines. Raises HostError where they cannot be read.
 
@@ -44,9 +49,9 @@ def ours(directory: Path, suffix: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for half in directory.glob(f".{_PREFIX}*.{suffix}.new"):
         found[half.name.removeprefix(f".{_PREFIX}").removesuffix(f".{suffix}.new")] = (UNREAD,)
-    for path in directory.glob(f"{_PREFIX}*.{suffix}"):
-        if (lines := read_lines(path)) is not None:
-            found[path.name.removeprefix(_PREFIX).removesuffix(f".{suffix}")] = lines
+    for whole in directory.glob(f"{_PREFIX}*.{suffix}"):
+        if (lines := read_lines(whole)) is not None:
+            found[whole.name.removeprefix(_PREFIX).removesuffix(f".{suffix}")] = lines
     return found
 
 
@@ -108,10 +113,11 @@ def reload_network(network: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A dnsmasq in this network namespace, by the words it was started with."""
+    """A dnsmasq in this network namespace: the words it was started with, and whose files it reads at its start."""
 
     pid: int
     arguments: tuple[str, ...]
+    directories: tuple[str, ...]
 
     @property
     def is_libvirts(self) -> bool:
@@ -119,15 +125,19 @@ class Daemon:
         return any(_LIBVIRTS in word for word in self.arguments)
 
 
-def daemons() -> list[Daemon]:
+def daemons() -> tuple[Daemon, ...]:
     """Every dnsmasq that runs in our network namespace, as far as we may see."""
     found = []
     for entry in _PROC.iterdir():
         if entry.name.isdigit() and _is_dnsmasq(entry):
             arguments = _arguments(int(entry.name))
+            try:
+                settings = settings_file(arguments).read_text(errors="replace")
+            except OSError:
+                settings = ""
             if arguments:
-                found.append(Daemon(int(entry.name), arguments))
-    return sorted(found, key=lambda each: each.pid)
+                found.append(Daemon(int(entry.name), arguments, directories(arguments, settings)))
+    return tuple(sorted(found, key=lambda each: each.pid))
 
 
 def _is_dnsmasq(entry: Path) -> bool:

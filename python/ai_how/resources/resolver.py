@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import ClassVar
@@ -40,3 +41,16 @@ class ResolverRoute:
     @property
     def needs(self) -> tuple[ResourceId, ...]:
         return (ResourceId(Kind.NETWORK, self.network),)
+
+
+def write_links(routes: Iterable[ResolverRoute]) -> str:
+    """What of `routes` systemd-resolved forgets when a bridge goes: `BRIDGE GATEWAY ZONE ZONE …`, a line for each.
+
+    libvirt's network hook reads it (compile/hook.py): single spaces, no quotes, nothing else.
+    """
+    lines = (
+        " ".join((each.bridge, str(each.server), *each.zones))
+        for each in routes
+        if each.manager is HostResolver.SYSTEMD_RESOLVED and each.zones
+    )
+    return "".join(f"{line}\n" for line in sorted(lines))
