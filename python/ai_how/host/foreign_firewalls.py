@@ -15,7 +15,7 @@ from typing import Any
 
 from ai_how.host import iptables
 from ai_how.host.process import output
-from ai_how.host.ruleset import Base, Packet, Table, passes, read_tables
+from ai_how.host.packet_walk import Base, Packet, Table, passes, read_tables
 from ai_how.resources.firewall import TABLE
 
 #: Tables that are no obstacle: ours, and what libvirt makes for each of its networks.
