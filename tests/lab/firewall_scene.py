@@ -114,8 +114,7 @@ def build(uri: str) -> Iterator[Scene]:
     with ExitStack() as stack:
         libvirt = stack.enter_context(Libvirt(uri))
         for letter, mode in MODES.items():
-            _create_network(letter, mode)
-            stack.callback(run, "virsh", "net-destroy", f"fw-{letter}")
+            stack.enter_context(started(_network(letter, mode)))
         host, lan = stack.enter_context(here()), stack.enter_context(named(INTERNET.namespace))
         nodes = {
             f"{letter}{number}": stack.enter_context(
@@ -135,13 +134,10 @@ def build(uri: str) -> Iterator[Scene]:
         yield Scene(libvirt, host, lan, container, nodes)
 
 
-def _create_network(letter: str, mode: str) -> None:
+def _network(letter: str, mode: str) -> str:
     net = subnet(letter)
     hosts = "".join(f"<host mac='{mac(letter, number)}' ip='{net[10 + number]}'/>" for number in (1, 2))
-    definition = Path(f"/run/fw-{letter}.xml")
-    definition.write_text(_NETWORK.format(letter=letter, mode=mode, subnet=net, hosts=hosts))
-    run("virsh", "net-create", str(definition))
-    definition.unlink()
+    return _NETWORK.format(letter=letter, mode=mode, subnet=net, hosts=hosts)
 
 
 @contextmanager
@@ -214,3 +210,18 @@ def everywhere(place: Place, *targets: Address) -> Iterator[Coroutine[Any, Any, 
         yield tcp(place, each, PORT)
         yield udp(place, each, PORT)
         yield ping(place, each)
+
+
+@contextmanager
+def started(definition: str) -> Iterator[None]:
+    """The libvirt network of that XML, for the length of a `with` block."""
+    file = Path("/run/firewall-scene.xml")
+    file.write_text(definition)
+    try:
+        name = run("virsh", "net-create", str(file)).split()[1]
+    finally:
+        file.unlink()
+    try:
+        yield
+    finally:
+        run("virsh", "net-destroy", name)

@@ -10,6 +10,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.lab.firewall_scene import (
@@ -27,18 +29,30 @@ from tests.lab.firewall_scene import (
     mac,
     replied,
     rules,
+    run,
     silent,
+    started,
 )
 
+from ai_how.compile.cluster import compile_network
+from ai_how.compile.host import Surroundings, compile_host
+from ai_how.config.load import load_mapping
 from ai_how.lab import Internet
 from ai_how.probe.dhcp import Message, message, read_reply
-from ai_how.probe.endpoint import attached
+from ai_how.probe.endpoint import attached, endpoint
 from ai_how.probe.packets import arp, ask, dns, ping, tcp, udp
 from ai_how.probe.place import Place
 from ai_how.probe.responder import tap
-from ai_how.resources.firewall import Denial
+from ai_how.resources.firewall import ClusterRules, Denial, FirewallTable
+from ai_how.spec.resolve import resolve
 
 EVERY = [rules(letter) for letter in MODES]
+
+PLAIN = """
+<network><name>tried-network</name>{forward}<bridge name='br-tried' stp='off' delay='0'/>{dns}
+  <ip address='10.67.0.1' netmask='255.255.255.0'><dhcp><range start='10.67.0.100' end='10.67.0.199'/></dhcp></ip>
+  <options xmlns='http://libvirt.org/schemas/network/dnsmasq/1.0'><option value='no-ping'/></options></network>
+"""
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +117,40 @@ def test_hole_4_clusters_in_route_mode(scene: Scene, source: str) -> None:
             denied(Denial.OTHER_CLUSTER, each)
 
 
+def test_hole_5_names_in_the_host_s_own_hosts_file(scene: Scene) -> None:
+    with _line_in("/etc/hosts", "192.0.2.99 only-the-host-knows.example"):
+        with started(PLAIN.format(forward="<forward mode='nat'/>", dns="")):
+            assert _resolve("only-the-host-knows.example") == ("192.0.2.99",)
+        with _ours():
+            assert _resolve("only-the-host-knows.example") != ("192.0.2.99",)
+            assert _resolve("tried-controller.tried.internal") == ("10.67.0.2",)
+            assert _resolve("internet.test") == ("198.51.100.80",)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="compile/network.py: without forwarders dnsmasq asks the host's servers; it needs no-resolv"
+)
+def test_hole_6_names_of_the_internet_where_there_is_no_way_there(scene: Scene, internet: Internet) -> None:
+    with started(PLAIN.format(forward="", dns="<dns><forwarder addr='8.8.8.8'/></dns>")):
+        assert _resolve(internet.name) == (str(internet.web),)
+    with _ours(dns_servers=["10.67.0.1"], firewall={"egress": "deny"}) as table, scene.table(*table):
+        assert _resolve(internet.name) == ()
+        assert _resolve("tried-controller.tried.internal") == ("10.67.0.2",)
+        with endpoint("br-tried", "52:54:00:67:00:99") as node:
+            denied(Denial.EGRESS, ping(node.place, internet.web))
+
+
+def test_hole_8_a_name_of_another_node_taken_by_dhcp(scene: Scene) -> None:
+    with started(PLAIN.format(forward="<forward mode='nat'/>", dns="")):
+        taken = _lease_as("tried-controller")
+        assert _resolve("tried-controller") == (taken,)
+    with _ours():
+        taken = _lease_as("tried-controller")
+        assert _resolve("tried-controller.tried.internal") == ("10.67.0.2",) != (taken,)
+        other = _lease_as("a-name-of-nobody")
+        assert _resolve("a-name-of-nobody.tried.internal") == (other,)
+
+
 def test_hole_7_arp_for_addresses_of_other_networks(scene: Scene, internet: Internet) -> None:
     foreign = [gateway("b"), internet.uplink_address.ip, CONTAINERS_GATEWAY]
     for address in foreign:
@@ -160,6 +208,62 @@ def _has_address(place: Place, address: IPv4Interface) -> Iterator[None]:
         yield
     finally:
         place.run(["ip", "addr", "del", str(address), "dev", "eth0"])
+
+
+def _resolve(name: str) -> tuple[str, ...]:
+    """What the gateway of the network on br-tried tells its nodes."""
+    with endpoint("br-tried", "52:54:00:67:00:98") as node:
+        return ask(dns(node.place, node.lease.server, name)).said
+
+
+def _lease_as(name: str) -> str:
+    """The address that a stranger on br-tried gets, who says this is its name."""
+    with attached("br-tried", "52:54:00:67:00:97", name="stranger") as (place, _):
+        place.run(
+            [
+                "busybox",
+                "udhcpc",
+                "-i",
+                "eth0",
+                "-n",
+                "-q",
+                "-f",
+                "-t",
+                "20",
+                "-T",
+                "1",
+                "-s",
+                "/bin/true",
+                "-x",
+                f"hostname:{name}",
+            ]
+        )
+        leases = run("virsh", "-q", "net-dhcp-leases", "tried-network")
+    return next(line.split()[4].partition("/")[0] for line in leases.splitlines() if "52:54:00:67:00:97" in line)
+
+
+@contextlib.contextmanager
+def _ours(**network: Any) -> Iterator[list[ClusterRules]]:
+    """The network that ai-how makes of a configuration, and what its firewall table holds of it."""
+    machine = {"cpu_cores": 1, "memory_gb": 1, "disk_gb": 1}
+    place = {"subnet": "10.67.0.0/24", "bridge": "br-tried", **network}
+    cluster = {"name": "tried", "base_image_path": "/any.qcow2", "network": place, "controller": machine}
+    made = compile_network(resolve(load_mapping({"clusters": {"hpc": cluster}})), active=True)
+    table = next(each for each in compile_host([made], Surroundings()) if isinstance(each, FirewallTable))
+    with started(made.to_xml()):
+        yield list(table.clusters)
+
+
+@contextlib.contextmanager
+def _line_in(path: str, line: str) -> Iterator[None]:
+    """The file is the lab's own copy."""
+    file = Path(path)
+    before = file.read_text()
+    file.write_text(f"{before}\n{line}\n")
+    try:
+        yield
+    finally:
+        file.write_text(before)
 
 
 def _claims(place: Place, address: IPv4Address) -> set[str]:
