@@ -28,7 +28,7 @@ CONSUL_PORT = 8500
 CIDR_PATTERN = r"^[0-9]{1,3}(\.[0-9]{1,3}){3}(/[0-9]{1,2})?$"
 PORT_PATTERN = r"^[0-9]{1,5}(/([Tt][Cc][Pp]|[Uu][Dd][Pp]))?$"
 EXPOSE_PATTERN = r"^[0-9]{1,5}:[A-Za-z0-9-]+(:[0-9]{1,5})?(/([Tt][Cc][Pp]|[Uu][Dd][Pp]))?$"
-DATACENTER_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+DATACENTER_PATTERN = r"^[a-z0-9_-]{1,64}$"
 URL_PATTERN = r"^(https?://)?[^/@]+/?$"
 
 _CIDR_SCHEMA: dict[str, Any] = {"type": "string", "pattern": CIDR_PATTERN}
@@ -96,7 +96,7 @@ def read_exposure(value: Any) -> Exposed:
     example = "8080:hpc-cluster-controller:80/tcp"
     text = read_text(value, "an exposed port", example)
     ports, slash, protocol = text.partition("/")
-    parts = ports.split(":")
+    parts = [part.strip() for part in ports.split(":")]
     if len(parts) not in (2, 3) or not parts[1]:
         raise wrong(
             f"{show(text)} does not say which port of which node",

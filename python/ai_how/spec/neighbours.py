@@ -104,14 +104,15 @@ def clashes(one: Neighbour, others: Iterable[Neighbour]) -> Iterator[Clash]:
 def shared_clashes(one: Neighbour, others: Iterable[Neighbour]) -> Iterator[Clash]:
     """What both have and only one can: a port of the host, the way to a network, a zone."""
     for other in others:
-        ways = dict(zip(other.routes, other.vias, strict=False))
+        ways = dict(zip(other.routes, other.vias, strict=False)) if one.vias else {}
+        taken = set(other.host_ports) if one.host_ports else set()
         for i, (route, via) in enumerate(zip(one.routes, one.vias, strict=False)):
             way = ways.get(route)
             if via is not None and way is not None and via != way:
                 message = f"the cluster {other.cluster} routes {route} via {way}, and a host has one way"
                 yield Clash(("routes", i), message, "write the same router in both")
         for i, port in enumerate(one.host_ports):
-            if port in other.host_ports:
+            if port in taken:
                 message = f"port {port.number}/{port.protocol} of the host is exposed by the cluster {other.cluster}"
                 yield Clash(("firewall", "expose", i), message, "write another host_port")
         if one.mode in SOCIAL and one.mode is other.mode:

@@ -6,8 +6,9 @@ in spec/neighbours.py.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from urllib.parse import urlsplit
 
 from ai_how.config.model import DiscoveryConfig, FirewallConfig, RouteConfig
@@ -144,16 +145,23 @@ def _firewall(view: View, firewall: FirewallConfig) -> Iterator[Problem]:
     yield from _sources(view, firewall, path)
     yield from _direct_dns(view, firewall, path)
     routes = tuple(route.to for route in view.config.network.routes)
+    blocked = tuple(collapse_addresses(firewall.block_networks))
     for at, networks in (
         ((*path, "allow_networks"), firewall.allow_networks),
         ((*path, "allow_from"), firewall.allow_from),
         ((*view.network, "routes"), routes),
     ):
         for i, network in enumerate(networks):
-            blocked = next((each for each in firewall.block_networks if each.overlaps(network)), None)
-            if blocked is not None and EVERYTHING not in (network, blocked):
-                message = f"{network} overlaps {blocked} in block_networks, which wins"
+            wall = _overlapping(blocked, network)
+            if wall is not None and EVERYTHING not in (network, wall):
+                message = f"{network} overlaps {wall} in block_networks, which wins"
                 yield view.warning((*at, i), message, "leave it out of one of the two")
+
+
+def _overlapping(networks: Sequence[IPv4Network], wanted: IPv4Network) -> IPv4Network | None:
+    """One of `networks`, sorted and apart from each other, that overlaps `wanted`: lists may be long."""
+    at = bisect_right(networks, wanted.broadcast_address, key=lambda each: each.network_address)
+    return networks[at - 1] if at and networks[at - 1].overlaps(wanted) else None
 
 
 def _blocked(view: View, firewall: FirewallConfig, path: Path) -> Iterator[Problem]:
@@ -182,11 +190,14 @@ def _exposed(view: View, firewall: FirewallConfig, path: Path) -> Iterator[Probl
     leases = view.config.network.static_leases
     whole = not {(*view.root, "controller"), (*view.root, "compute_nodes")} & view.document.broken
     used: dict[tuple[int, Protocol], str] = {}
+    unknown = 0
     for i, each in enumerate(firewall.expose):
         at = (*path, "expose", i)
         place = places.get(each.node)
         if place is None and whole:
-            yield view.error((*at, "node"), f"the cluster has no node {each.node}", did_you_mean(each.node, [*places]))
+            unknown += 1
+            hint = did_you_mean(each.node, [*places]) if unknown <= 3 else "see the names of the nodes above"
+            yield view.error((*at, "node"), f"the cluster has no node {each.node}", hint)
         elif place is not None and place.dynamic and each.node not in leases:
             message = f"{each.node} takes whatever DHCP gives: no port can lead to it"
             yield view.error((*at, "node"), message, "leave out the word DHCP: the node gets a reserved address")
