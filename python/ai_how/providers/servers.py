@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
 
 def create(libvirt: Libvirt, want: Servers) -> None:
     """Write it; a dnsmasq that runs reads it at once."""
-    dnsmasq.tell(Path(servers_path(want.network)), want.lines, lambda: dnsmasq.reload_network(want.network))
+    path = Path(servers_path(want.network))
+    with contextlib.suppress(OSError):  # the file cannot be written then, either, and that is said
+        path.parent.mkdir(mode=0o755, exist_ok=True)  # libvirt makes it with its first network
+    dnsmasq.tell(path, want.lines, lambda: dnsmasq.reload_network(want.network))
 
 
 def change(libvirt: Libvirt, have: Servers, want: Servers) -> None:
