@@ -95,7 +95,7 @@ def write_file(route: ResolverRoute) -> tuple[str, ...]:
     return (
         f"{_BRIDGE}{route.bridge}",
         # The answers are private addresses, which some hosts' dnsmasq takes for an attack (stop-dns-rebind).
-        *(f"rebind-domain-ok=/{zone}/" for zone in route.zones),
+        *(f"rebind-domain-ok=/{zone}/" for zone in route.zones if not zone.endswith(".arpa")),
         *(f"server=/{zone}/{route.server}" for zone in route.zones),
     )
 
