@@ -58,7 +58,7 @@ def show(found: Matrix) -> None:
     before = ""
     for row in found.rows:
         if before and row.frm != before:
-            table.add_section()
+            table.add_row()
         cells = (_cell(found, row.name, column) for column in Column)
         table.add_row(row.frm if row.frm != before else "", row.to, *cells)
         before = row.frm
