@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from tests.lab.firewall_scene import rules, run
 
+from ai_how.config.terms import Protocol
 from ai_how.errors import HostError, NotOurs
 from ai_how.host import memory, nftables
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import firewall
-from ai_how.resources.firewall import TABLE, FirewallTable
+from ai_how.resources.firewall import TABLE, ClusterRules, FirewallTable
 from ai_how.resources.ruleset import FAMILIES, render
+from ai_how.spec.policy import Exposure, Port
 
 WANT = FirewallTable(
     (
@@ -204,3 +207,28 @@ def test_without_nft_the_package_to_install_is_named(loaded: Libvirt, monkeypatc
     monkeypatch.setenv("PATH", "/nowhere")
     assert firewall.observe(loaded, "") == []  # a host that never had a table needs no nft to say so
     monkeypatch.undo()
+
+
+def test_rules_of_a_hundred_clusters_cost_less_than_a_second(libvirt: Libvirt) -> None:
+    """Of processor time, ours and nft's, so that what else the machine does is not measured."""
+    table = replace(WANT, clusters=tuple(_large(number) for number in range(100)))
+    begin = os.times()
+    firewall.create(libvirt, table)
+    end = os.times()
+    assert sum(end[:4]) - sum(begin[:4]) < 1
+    assert firewall.observe(libvirt, "") == [table]
+
+
+def _large(number: int) -> ClusterRules:
+    net = IPv4Network((int(IPv4Address("10.100.0.0")) + number * 256, 24))
+    return ClusterRules(
+        cluster=f"c{number:02}",
+        bridge=f"br-{number}",
+        subnet=net,
+        gateway=net[1],
+        macs=tuple(f"52:54:00:01:{number:02x}:{node:02x}" for node in range(100)),
+        masquerade=True,
+        peers=tuple(sorted(f"br-{other}" for other in range(100) if other != number)),
+        block_networks=(IPv4Network("192.168.0.0/16"),),
+        expose=(Exposure(Port(Protocol.TCP, 10000 + number), "any", net[10], 22),),
+    )

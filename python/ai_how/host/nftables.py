@@ -76,7 +76,7 @@ def _member(name: str, value: Any) -> Any:
         return None
     seen = _lasting(value)
     if name in ("elem", "set") and isinstance(seen, list):
-        return sorted(seen, key=lambda each: json.dumps(each, sort_keys=True))
+        return sorted(seen, key=repr)
     return seen
 
 
