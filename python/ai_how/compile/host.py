@@ -29,13 +29,12 @@ class Surroundings:
     """What of the host decides about these resources.
 
     `uplinks`: the links of its default routes, sorted. `resolver`: what resolves names on it, `none` where nothing does
-    that we know. `passage`: the iptables chain in which forwarded packets must be accepted because a policy drops
-    them, None where no policy does.
+    that we know. `passages`: the chains of iptables in which our bridges must be accepted, because they drop else.
     """
 
     uplinks: tuple[str, ...] = ()
     resolver: HostResolver = HostResolver.NONE
-    passage: str | None = None
+    passages: tuple[str, ...] = ()
 
 
 def compile_host(networks: Iterable[VirtualNetwork], around: Surroundings) -> tuple[Resource, ...]:
@@ -49,8 +48,8 @@ def _resources(ours: Sequence[VirtualNetwork], around: Surroundings) -> Iterator
         return
     yield Sysctl(FORWARDING, "1")
     yield FirewallTable(tuple(_rules(each, ours) for each in ours), around.uplinks, intact=True)
-    if around.passage is not None:
-        yield Passage(around.passage, tuple(sorted(each.bridge for each in ours)))
+    for chain in around.passages:
+        yield Passage(chain, tuple(sorted(each.bridge for each in ours)))
     yield HOOK
     for each in ours:
         if each.dns_mode in SOCIAL:

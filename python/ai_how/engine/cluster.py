@@ -11,13 +11,15 @@ from ai_how.compile.cluster import HostFacts, compile_cluster
 from ai_how.config.load import Document
 from ai_how.engine import preflight
 from ai_how.engine.apply import apply
-from ai_how.engine.discovery import discoverable, leave_registered
+from ai_how.engine.discovery import discoverable, leave_registered, settle
 from ai_how.engine.events import Event, HostChanges, Note, Phase, Progress, StepDone, silent
 from ai_how.engine.hostwide import (
     outside_libvirt,
     refuse_neighbours,
     refuse_taken_ports,
+    refuse_unknown_resolver,
     refuse_without_root,
+    say_obstacles,
     say_ways_back,
     shared,
     wanted_of_host,
@@ -129,7 +131,9 @@ def up(
                 network = next(each for each in want if isinstance(each, VirtualNetwork))
                 observed = _carry_out(replace(site, progress=watch), state, "up", name, plan, lambda _: want)
                 _say_pending(plan, progress)
+            settle(observed, progress)
             say_ways_back(spec, progress)
+            say_obstacles(libvirt, spec, observed.host, progress)
             state.remember(name, libvirt.uri)
             state.finish(name)
         for node in sorted(domains.paused(libvirt) & {each.name for each in observed.domains}):
@@ -172,12 +176,13 @@ def destroy(site: Site, name: str) -> Outcome:
     libvirt = site.libvirt
     with open_state(site.state) as state, held(libvirt.uri, name), shared(site.progress):
         observed = _observe_awake(libvirt, name)
-        leave_registered(observed, site.progress)
+        leave_registered(observed, name, site.progress)
         want = wanted_of_host(observed, name, ())
         plan = make_plan(want, observed.everything)
         if plan:
             refuse_without_root(name, plan)
             observed = _carry_out(site, state, "destroy", name, plan, lambda _: want)
+        settle(observed, site.progress)
         state.forget(name)
         return Outcome(plan.steps, read_status(libvirt, name, observed))
 
@@ -208,6 +213,7 @@ def _check(
     refuse_without_root(spec.name, plan)
     refuse_clashes(libvirt, want, observed)
     refuse_taken_ports(plan)
+    refuse_unknown_resolver(spec)
     reasons = (*refusals(plan), *lost_disks(plan, observed.domains))
     if reasons:
         raise UnsafeChange(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ai_how.engine.events import Note, Progress
 from ai_how.engine.observe import Observed
+from ai_how.errors import HostError
+from ai_how.host.consul import check_consul
+from ai_how.providers import registration
 from ai_how.resources.base import Resource
 from ai_how.resources.registration import Registration
 from ai_how.spec.cluster import Cluster
@@ -17,15 +20,33 @@ def discoverable(
     Raises HostError where it does not.
     """
     discovery = spec.network.policy.discovery
-    if discovery is None or observed.unseen is None:
+    if discovery is None:
         return want
-    if discovery.required:
-        raise observed.unseen
-    progress(Note(f"nodes are not registered in Consul: {observed.unseen}; a later `up` does it", warning=True))
-    return tuple(each for each in want if not isinstance(each, Registration))
+    there = {each for each in observed.resources if isinstance(each, Registration)}
+    try:
+        if observed.unseen is not None:
+            raise observed.unseen
+        if not there.issuperset(each for each in want if isinstance(each, Registration)):
+            check_consul(discovery)
+    except HostError as error:
+        if discovery.required:
+            raise
+        progress(Note(f"nodes are not registered in Consul, a later up does it: {error}", warning=True))
+        return tuple(each for each in want if not isinstance(each, Registration) or each in there)
+    return want
 
 
-def leave_registered(observed: Observed, progress: Progress) -> None:
-    """Where Consul is away, say that its entries stay."""
-    if observed.unseen is not None:
-        progress(Note(f"nodes stay registered in Consul: {observed.unseen}", warning=True))
+def leave_registered(observed: Observed, cluster: str, progress: Progress) -> None:
+    """Where Consul is away, say what becomes of the entries of a cluster that goes."""
+    network = observed.network
+    if observed.unseen is None or network is None or network.policy.discovery is None:
+        return
+    nodes = [each.name for each in network.reservations]
+    what = registration.remember_pending(cluster, network.policy.discovery, nodes)
+    progress(Note(f"nodes stay registered in Consul: {observed.unseen}\n{what}", warning=True))
+
+
+def settle(observed: Observed, progress: Progress) -> None:
+    """Take back what Consul still has of clusters that are gone, and say where it cannot be."""
+    for why in registration.settle(observed.networks):
+        progress(Note(why, warning=True))

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from ai_how.compile.host import Surroundings, compile_host, declared
 from ai_how.config.load import Document
+from ai_how.config.terms import HostResolver
 from ai_how.engine.events import Note, Progress
 from ai_how.engine.observe import Observed
 from ai_how.errors import ConfigurationError, HostError, RootNeeded
+from ai_how.host import foreign_firewalls, iptables, resolver
+from ai_how.host.libvirt import Libvirt
 from ai_how.host.lock import host_held
 from ai_how.host.memory import is_root
 from ai_how.host.ports import list_listeners, read_listeners
 from ai_how.host.routes import find_way, list_routes, read_uplinks, return_routes
 from ai_how.plan.plan import Plan, Step
 from ai_how.plan.text import line
+from ai_how.providers.hook import hook_known
 from ai_how.resources.base import OF_THE_HOST, Resource
 from ai_how.resources.firewall import FirewallTable
 from ai_how.resources.network import VirtualNetwork
@@ -29,6 +34,11 @@ from ai_how.spec.policy import Exposure, Port
 
 #: An address of the internet (RFC 5737: for documentation), to ask for the way out.
 _ANYWHERE = IPv4Address("198.51.100.1")
+
+_HOOK_UNKNOWN = (
+    "libvirt does not know our hook yet: what a restart of a network loses is put back by the next up only\n"
+    "until its daemon is reloaded, which machines do not notice: systemctl reload libvirtd"
+)
 
 
 @contextmanager
@@ -51,10 +61,7 @@ def wanted_of_host(observed: Observed, cluster: str, want: Iterable[Resource]) -
     mine = [each for each in want if isinstance(each, VirtualNetwork)]
     after = [each for each in observed.networks if each.cluster and each.cluster != cluster] + mine
     if is_root():
-        # TEMPORARY: until every provider is there
-        from ai_how.providers import PROVIDERS
-
-        return tuple(each for each in compile_host(after, _surroundings(after)) if each.kind in PROVIDERS)
+        return compile_host(after, _surroundings(after))
     before = [] if observed.network is None else [observed.network]
     if any(each.policy.firewall.enabled for each in (*before, *mine)):
         return compile_host(after, _as_applied(observed.host))
@@ -63,12 +70,21 @@ def wanted_of_host(observed: Observed, cluster: str, want: Iterable[Resource]) -
 
 def _surroundings(networks: Collection[VirtualNetwork]) -> Surroundings:
     """What the host has around its clusters; nothing is asked where there are none."""
-    if not networks:
+    if not any(each.policy.firewall.enabled for each in networks):
         return Surroundings()
     ways = [find_way(each) for each in declared(networks)]
     uplinks = {*read_uplinks(list_routes()), *(way.link for way in ways if way is not None)}
-    bridges = {each.bridge for each in networks}
-    return Surroundings(uplinks=tuple(sorted(uplinks - bridges)))
+    return Surroundings(
+        uplinks=tuple(sorted(uplinks - {each.bridge for each in networks})),
+        resolver=_detected(networks) or HostResolver.NONE,
+        passages=iptables.passage_chains(iptables.read_rules(iptables.list_rules())),
+    )
+
+
+def _detected(networks: Iterable[VirtualNetwork]) -> HostResolver | None:
+    """What resolves names on the host, where a cluster wants to know; None where nothing does that we can tell."""
+    wish = (DnsMode.SHARED_DNS, HostResolver.AUTO)
+    return resolver.detect().manager if any((n.dns_mode, n.policy.host_resolver) == wish for n in networks) else None
 
 
 def _as_applied(host: Iterable[Resource]) -> Surroundings:
@@ -77,11 +93,11 @@ def _as_applied(host: Iterable[Resource]) -> Surroundings:
     for each in host:
         match each:
             case FirewallTable():
-                around = Surroundings(each.uplinks, around.resolver, around.passage)
+                around = replace(around, uplinks=each.uplinks)
             case ResolverRoute():
-                around = Surroundings(around.uplinks, each.manager, around.passage)
+                around = replace(around, resolver=each.manager)
             case Passage():
-                around = Surroundings(around.uplinks, around.resolver, each.chain)
+                around = replace(around, passages=(*around.passages, each.chain))
             case _:
                 pass
     return around
@@ -121,6 +137,15 @@ def _neighbour(network: VirtualNetwork) -> Neighbour:
     )
 
 
+def refuse_unknown_resolver(spec: Cluster) -> None:
+    """Raise HostError where the cluster's names shall resolve on the host, and nothing there can be told of them."""
+    network = spec.network
+    if network.dns_mode is DnsMode.SHARED_DNS and network.policy.host_resolver is HostResolver.AUTO and is_root():
+        found = resolver.detect()
+        if found.manager is None:
+            raise resolver.unknown(found.why)
+
+
 def refuse_taken_ports(plan: Plan) -> None:
     """Raise HostError where a port of the host that `plan` exposes a node on is somebody's already."""
     new: dict[Port, Exposure] = {}
@@ -153,3 +178,17 @@ def say_ways_back(spec: Cluster, progress: Progress) -> None:
         ways.append(way)
     for command in return_routes([network.subnet], ways):
         progress(Note(f"for answers to {spec.name}, the routers outside need: {command}"))
+
+
+def say_obstacles(libvirt: Libvirt, spec: Cluster, host: Iterable[Resource], progress: Progress) -> None:
+    """Say what on this host would still stop the cluster's packets, or its rules from coming back, and what helps."""
+    if not is_root() or not spec.network.policy.firewall.enabled:
+        return
+    around = _as_applied(host)
+    seen = foreign_firewalls.look()
+    for each in foreign_firewalls.obstacles(
+        seen, [spec.network.bridge], uplinks=around.uplinks, passages=around.passages
+    ):
+        progress(Note(f"{each.what}: {each.why}\n{each.remedy}", warning=True))
+    if not hook_known(libvirt):
+        progress(Note(_HOOK_UNKNOWN, warning=True))

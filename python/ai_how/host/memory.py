@@ -21,6 +21,9 @@ DIRECTORY = Path("/var/lib/ai-how")
 #: Steps run side by side: one must not remove the directory that another is about to write to.
 _ONE = threading.Lock()
 
+#: Its number in linux/capability.h.
+_CAP_NET_ADMIN = 12
+
 
 def recall(name: str) -> Any:
     """What the file `name` holds, as JSON; None where there is none, or where it is not JSON."""
@@ -61,8 +64,15 @@ def forget(name: str) -> None:
 
 
 def is_root() -> bool:
-    """Whether this process may change the host."""
-    return os.geteuid() == 0
+    """Whether this process may change the host: root, and not one whose right to the network was taken away, as in a
+    container (capabilities(7))."""
+    return os.geteuid() == 0 and bool(_capabilities() >> _CAP_NET_ADMIN & 1)
+
+
+def _capabilities() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    line = next(each for each in status.splitlines() if each.startswith("CapEff:"))
+    return int(line.split()[1], 16)
 
 
 def _trouble(name: str, error: OSError) -> HostError:

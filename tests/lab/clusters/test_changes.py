@@ -62,7 +62,7 @@ def test_nodes_come_and_go_without_touching_the_others_and_destroy_leaves_nothin
     assert held["hpc-cluster-compute-02"] == "192.168.100.11"
     assert {name: grown[name] for name in started} == started
     taken = re.findall(r"^  (\w+ \w+) \S+ \(", said, re.MULTILINE)
-    assert sorted(taken) == ["change network", "create domain", "create volume"]
+    assert sorted(taken) == ["change firewall", "change network", "create domain", "create volume"]
 
     # A node never goes, with its disk, only because it is no longer in the file.
     cluster["compute_nodes"] = [{"name": "hpc-cluster-compute-02", **SMALL}]
@@ -77,7 +77,7 @@ def test_nodes_come_and_go_without_touching_the_others_and_destroy_leaves_nothin
     assert shrunk == {name: grown[name] for name in ("hpc-cluster-controller", "hpc-cluster-compute-02")}
     assert held["hpc-cluster-compute-02"] == "192.168.100.11"
     taken = re.findall(r"^  (\w+ \w+) \S+ \(", said, re.MULTILINE)
-    assert sorted(taken) == ["change network", "remove domain", "remove volume"]
+    assert sorted(taken) == ["change firewall", "change network", "remove domain", "remove volume"]
     assert virsh("vol-list", "ai-how-hpc-cluster", "--details").count(".qcow2") == 2 * 2  # name and path of two
     definition = virsh("net-dumpxml", "hpc-cluster-network")
     assert "hpc-cluster-compute-01" not in definition

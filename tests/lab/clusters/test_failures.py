@@ -395,13 +395,6 @@ def test_missing_permission_is_named_with_the_command_that_helps(write: Write, f
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize("mode", ["shared_dns", "routed", "service_discovery"])
-def test_dns_mode_that_is_still_to_come_is_refused(mode: str, write: Write, refused: Refused) -> None:
-    said = refused(2, "up", write(network={"dns_mode": mode}))
-    assert f"dns_mode {mode} is valid, but this version of ai-how only runs isolated" in said
-    assert "set dns_mode: isolated" in said
-
-
 # The state file
 
 

@@ -1,0 +1,295 @@
+"""The host outside libvirt: changed only as root, said before, for all clusters at once, and put back byte for byte."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ai_how.host.lock import host_held
+
+Ran = subprocess.CompletedProcess[str]
+AiHow = Callable[..., Ran]
+Write = Callable[..., Path]
+Refused = Callable[..., str]
+
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+def tables() -> set[str]:
+    listed = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
+    return {line for line in listed.splitlines() if line.endswith(" ai_how")}
+
+
+def nft(*words: str) -> None:
+    subprocess.run(["nft", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def as_somebody() -> Callable[..., Ran]:
+    """`ai-how WORDS…` by somebody whom libvirt lets in, and who may not change the host's network."""
+
+    def call(*words: object) -> Ran:
+        ran = subprocess.run(
+            ["setpriv", "--bounding-set=-net_admin", "--", sys.executable, "-m", "ai_how", *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
+        assert "Traceback" not in ran.stderr
+        return ran
+
+    return call
+
+
+def test_without_root_nothing_is_changed_and_the_exact_command_is_said(
+    write: Write, as_somebody: Callable[..., Ran], look_at_host: Callable[[], dict[str, list[str]]], ai_how: AiHow
+) -> None:
+    path = write()
+    before = look_at_host()
+    ran = as_somebody("up", path, "--no-wait")
+    assert ran.returncode == 4, ran.stderr
+    assert "+ nftables table ai_how with the rules of tried" in ran.stderr
+    assert "+ setting net.ipv4.ip_forward = 1" in ran.stderr
+    assert "network.firewall.enabled: false" in ran.stderr
+    assert look_at_host() == before
+
+    command = next(line for line in ran.stderr.splitlines() if "sudo" in line)
+    words = shlex.split(command[command.index("sudo") :])
+    assert words[0] == "sudo"
+    done = subprocess.run(words[1:], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert tables()
+
+    # Nor may they take rules away; looking is free.
+    assert as_somebody("status", "tried").returncode == 0
+    ran = as_somebody("destroy", "tried", "--yes")
+    assert ran.returncode == 4, ran.stderr
+    assert "- nftables table ai_how" in ran.stderr
+    assert tables()
+    assert ai_how("destroy", "tried", "--yes").returncode == 0
+
+
+def test_without_rules_no_root_is_needed_and_nothing_outside_libvirt_is_touched(
+    write: Write, as_somebody: Callable[..., Ran], clean_host: None, ai_how: AiHow
+) -> None:
+    path = write(network={"firewall": {"enabled": False}})
+    guarded = write("guarded.yaml", name="guarded", network={"subnet": "10.45.0.0/24"})
+    assert ai_how("up", guarded, "--no-wait").returncode == 0
+    ran = as_somebody("up", path, "--no-wait")
+    assert ran.returncode == 0, ran.stderr
+    assert "outside libvirt" not in ran.stderr
+    rules = subprocess.run(["nft", "list", "table", "inet", "ai_how"], check=True, capture_output=True, text=True)
+    assert "br-guarded" in rules.stdout
+    assert "br-tried" not in rules.stdout
+    assert as_somebody("down", "tried", "--timeout", "0").returncode == 0
+    assert as_somebody("destroy", "tried", "--yes").returncode == 0
+    assert ai_how("destroy", "guarded", "--yes").returncode == 0
+
+
+@pytest.mark.parametrize("before", ["0", "1"])
+def test_destroy_of_the_last_cluster_puts_back_what_there_was(
+    before: str, write: Write, ai_how: AiHow, clean_host: None
+) -> None:
+    was = FORWARDING.read_text()
+    FORWARDING.write_text(before)
+    try:
+        one = write("one.yaml", name="one", network={"subnet": "10.45.0.0/24"})
+        two = write("two.yaml", name="two", network={"subnet": "10.46.0.0/24", "dns_mode": "routed"})
+        for path in (one, two):
+            said = ai_how("up", path, "--no-wait")
+            assert said.returncode == 0, said.stderr
+            assert "on this host, outside libvirt:" in said.stderr
+        assert FORWARDING.read_text().strip() == "1"
+        assert tables()
+        ai_how("destroy", "one", "--yes")
+        assert tables()
+        assert FORWARDING.read_text().strip() == "1"
+        ai_how("destroy", "two", "--yes")
+        assert tables() == set()
+        assert list(Path("/var/lib/ai-how").glob("*")) == []
+        assert FORWARDING.read_text().strip() == before
+    finally:
+        FORWARDING.write_text(was)
+
+
+def test_a_table_of_our_name_that_is_not_ours_is_named_and_left_alone(write: Write, refused: Refused) -> None:
+    nft("add", "table", "inet", "ai_how")
+    try:
+        said = refused(3, "up", write())
+        assert "firewall ai_how cannot be made" in said
+        assert "ai-how did not make" in said
+    finally:
+        nft("delete", "table", "inet", "ai_how")
+
+
+def test_a_host_without_nft_is_told_what_to_install(
+    write: Write, ai_how: AiHow, clean_host: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path, nothing = write(), tmp_path_factory.mktemp("bin") / "nft"
+    nothing.touch()
+    program = shutil.which("nft")
+    assert program is not None
+    subprocess.run(["mount", "-n", "--bind", str(nothing), program], check=True)
+    try:
+        ran = ai_how("up", path)
+    finally:
+        subprocess.run(["umount", "-n", program], check=True)
+    assert ran.returncode == 3
+    assert "apt-get install nftables" in ran.stderr
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "203.0.113.2"])  # noqa: S104 - that is what is looked for
+def test_a_port_in_use_is_not_taken_over_and_its_program_is_named(address: str, write: Write, refused: Refused) -> None:
+    with socket.create_server((address, 8899)):
+        said = refused(3, "up", write(network={"firewall": {"expose": ["8899:tried-controller:80"]}}))
+    assert "port 8899/tcp of this host cannot lead to tried-controller" in said
+    assert f"process {os.getpid()}" in said
+
+
+def test_a_port_that_only_the_host_itself_can_reach_is_free_to_be_exposed(write: Write, ai_how: AiHow) -> None:
+    with socket.create_server(("127.0.0.1", 8899)):
+        ran = ai_how("up", write(network={"firewall": {"expose": ["8899:tried-controller:80"]}}), "--no-wait")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_port_that_another_cluster_exposes_is_refused_with_its_place(
+    write: Write, ai_how: AiHow, refused: Refused
+) -> None:
+    def network(name: str, subnet: str) -> dict[str, Any]:
+        return {"subnet": subnet, "firewall": {"expose": [f"8899:{name}-controller:80"]}}
+
+    first = ai_how("up", write("a.yaml", name="first", network=network("first", "10.45.0.0/24")), "--no-wait")
+    assert first.returncode == 0, first.stderr
+    said = refused(2, "up", write("b.yaml", name="second", network=network("second", "10.46.0.0/24")))
+    assert "port 8899/tcp of the host is exposed by the cluster first" in said
+    assert re.search(r"b\.yaml:\d+:\d+", said)
+
+
+@pytest.mark.parametrize(
+    ("network", "named"),
+    [
+        ({"domain": "first.internal"}, "the domain first.internal is that of the cluster first"),
+        ({"domain": "x.first.internal"}, "one hides names of the other"),
+        ({"dns_servers": ["10.46.0.1", "10.45.0.1"]}, "10.45.0.1 is the gateway of the cluster first"),
+    ],
+    ids=["equal domain", "nested domain", "its gateway as DNS server"],
+)
+def test_a_peer_that_could_not_be_told_from_another_is_refused(
+    network: dict[str, Any], named: str, write: Write, ai_how: AiHow, refused: Refused
+) -> None:
+    shared = {"dns_mode": "shared_dns", "host_resolver": "none"}
+    first = ai_how("up", write("a.yaml", name="first", network={"subnet": "10.45.0.0/24", **shared}), "--no-wait")
+    assert first.returncode == 0, first.stderr
+    said = refused(2, "up", write("b.yaml", name="second", network={"subnet": "10.46.0.0/24", **shared, **network}))
+    assert named in said
+
+
+def test_peers_are_told_of_each_other_while_they_run_and_forget_who_leaves(write: Write, ai_how: AiHow) -> None:
+    shared = {"dns_mode": "shared_dns", "host_resolver": "none"}
+    paths = {
+        name: write(f"{name}.yaml", name=name, network={"subnet": f"10.{i}.0.0/24", **shared})
+        for i, name in enumerate(("one", "two"), 45)
+    }
+    file = Path("/var/lib/libvirt/dnsmasq/ai-how-one-network.servers")
+    for path in paths.values():
+        ran = ai_how("up", path, "--no-wait")
+        assert ran.returncode == 0, ran.stderr
+    assert "server=/two.internal/10.46.0.1" in file.read_text()
+    # A cluster that is stopped is nobody's peer, and one again when it is started.
+    assert ai_how("down", "two", "--timeout", "0").returncode == 0
+    assert "two.internal" not in file.read_text()
+    assert ai_how("up", paths["two"], "--no-wait").returncode == 0
+    assert "two.internal" in file.read_text()
+    assert ai_how("destroy", "two", "--yes").returncode == 0
+    assert "two.internal" not in file.read_text()
+    assert ai_how("destroy", "one", "--yes").returncode == 0
+    assert not file.exists()
+
+
+def test_who_comes_while_another_changes_the_host_waits_and_says_so(write: Write) -> None:
+    path = write()
+    argv = [sys.executable, "-m", "ai_how", "up", str(path), "--no-wait"]
+    with host_held(lambda: None):
+        process = subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert "another ai-how is changing this host; waiting" in line
+        assert process.poll() is None
+    said = process.stderr.read()
+    assert process.wait(60) == 0, said
+
+
+def test_two_clusters_brought_up_at_once_both_have_their_rules(write: Write) -> None:
+    paths = [write(f"{i}.yaml", name=f"at-once-{i}", network={"subnet": f"10.{45 + i}.0.0/24"}) for i in range(3)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ai_how", "--state", f"{path}.state", "up", str(path), "--no-wait"],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for path in paths
+    ]
+    for process in running:
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, said
+    rules = subprocess.run(["nft", "list", "table", "inet", "ai_how"], check=True, capture_output=True, text=True)
+    for i in range(3):
+        assert f'"br-at-once-{i}"' in rules.stdout
+
+
+def test_killed_between_table_and_network_leaves_nothing_that_the_next_run_does_not_mend(
+    write: Write, ai_how: AiHow, clean_host: None
+) -> None:
+    """The process is killed at the moment its table is there and its network is not."""
+    path = write()
+    argv = [sys.executable, "-m", "ai_how", "up", str(path), "--no-wait"]
+    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not tables():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert tables()
+    ran = ai_how("up", path, "--no-wait")
+    assert ran.returncode == 0, ran.stderr
+    assert "was cut off" in ran.stderr
+    assert ai_how("destroy", path, "--yes").returncode == 0
+    assert tables() == set()
+
+
+def test_flushed_rules_are_put_back_by_up(write: Write, ai_how: AiHow) -> None:
+    path = write()
+    assert ai_how("up", path, "--no-wait").returncode == 0
+    assert "nothing to do" in ai_how("up", path, "--no-wait").stdout
+    nft("flush", "table", "inet", "ai_how")
+    ran = ai_how("up", path, "--no-wait")
+    assert ran.returncode == 0, ran.stderr
+    assert "~ nftables table ai_how" in ran.stderr
+    assert "nothing to do" in ai_how("up", path, "--no-wait").stdout
+
+
+def test_routed_cluster_says_which_ways_back_the_lan_needs(write: Write, ai_how: AiHow) -> None:
+    routed = {"dns_mode": "routed", "nat": False, "routes": [{"to": "10.50.0.0/16", "via": "203.0.113.1"}]}
+    ran = ai_how("up", write(network=routed), "--no-wait")
+    assert ran.returncode == 0, ran.stderr
+    assert "ip route add 10.44.0.0/24 via 203.0.113.2" in ran.stderr
+    listed = subprocess.run(["ip", "route", "show", "10.50.0.0/16"], check=True, capture_output=True, text=True).stdout
+    assert "via 203.0.113.1" in listed
+    assert ai_how("destroy", "tried", "--yes").returncode == 0
+    assert not subprocess.run(["ip", "route", "show", "10.50.0.0/16"], check=True, capture_output=True).stdout
