@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
@@ -73,6 +74,17 @@ def test_route_that_the_kernel_lost_is_seen_and_set_again(libvirt: Libvirt, want
     ip("route", "del", str(TO))
     provider.remove(libvirt, lost)
     assert provider.observe(libvirt, "") == []
+
+
+@pytest.mark.usefixtures("clean_host")
+def test_route_that_nobody_remembers_is_seen_and_remembered_again(libvirt: Libvirt, wanted: HostRoute) -> None:
+    provider.create(libvirt, wanted)
+    for path in memory.DIRECTORY.glob("routes*"):
+        path.unlink()
+    assert provider.observe(libvirt, "") == [replace(wanted, present=False)]
+    provider.change(libvirt, replace(wanted, present=False), wanted)
+    assert provider.observe(libvirt, "") == [wanted]
+    provider.remove(libvirt, wanted)
 
 
 @pytest.mark.usefixtures("clean_host")

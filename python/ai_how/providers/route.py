@@ -30,13 +30,13 @@ class _Remembered:
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[HostRoute]:
-    """What carries our mark, and what the kernel lost of it."""
+    """What carries our mark, and what the kernel or our memory lost of it."""
     known = _recall()
     there = {hop.to: hop.via for hop in _hops() if hop.ours and hop.via is not None}
-    lost = {to: each.via for to, each in known.items() if to not in there}
+    remembered = {to: each.via for to, each in known.items()}
     return [
-        HostRoute(to, via, known[to].network if to in known else "", present=to in there)
-        for to, via in sorted({**there, **lost}.items())
+        HostRoute(to, via, known[to].network if to in known else "", present=to in there and to in known)
+        for to, via in sorted({**remembered, **there}.items())
     ]
 
 
