@@ -302,6 +302,8 @@ FORM = [
     Bad("nat", ROUTED + "nat: never #!", "nat", "expected true or false", "true or false"),
     Bad("Consul's scheme", sd("address: ftp://127.0.0.1:8500"), "service_discovery.address", "neither http",
         "http://1"),
+    Bad("Consul's socket", sd("address: unix:///run/consul.sock"), "service_discovery.address", "neither http", "http"),
+    Bad("Consul's two slashes", sd("address: //127.0.0.1:8500"), "service_discovery.address", "not an IPv4", "10.0.0"),
     Bad("Consul's name", sd("address: http://consul:8500"), "service_discovery.address",
         "not an IPv4 address: the cluster's DNS server", "http://10.0.0.5:8500"),
     Bad("Consul's IPv6", sd("address: 'http://[::1]:8500'"), "service_discovery.address", "not an IPv4", "10.0.0.5"),

@@ -6,7 +6,6 @@ import re
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
 
 from ai_how.config.fields import (
     choice,
@@ -34,6 +33,12 @@ URL_PATTERN = r"^(https?://)?[^/@]+/?$"
 _CIDR_SCHEMA: dict[str, Any] = {"type": "string", "pattern": CIDR_PATTERN}
 _PORT_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": MAX_PORT}
 _DATACENTER = re.compile(DATACENTER_PATTERN)
+
+_URL = re.compile(
+    r"((?P<scheme>[a-z][a-z0-9+.-]*)://)?((?P<user>[^/\s]*)@)?"
+    r"(?P<host>\[[^\]\s]*\]|[^/:?#@\s]*)(:(?P<port>[0-9]+))?(?P<rest>[/?#]\S*)?",
+    re.IGNORECASE,
+)
 
 _number = whole(1, MAX_PORT, "a port", "8080")
 _protocol = choice(Protocol)
@@ -115,39 +120,30 @@ def read_consul(value: Any) -> str:
     """The URL of a Consul agent's HTTP API. Its host answers DNS, too, and dnsmasq is told where by address."""
     example = f"http://127.0.0.1:{CONSUL_PORT}"
     text = read_text(value, "the URL of a Consul agent", example)
-    url = text if "://" in text else f"http://{text}"
-    parts, port = _split(url, text, example)
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https"):
+    parts = _URL.fullmatch(text)
+    port = None if parts is None or parts["port"] is None else int(parts["port"][:6])
+    if parts is None or (port is not None and not 0 < port <= MAX_PORT):
+        raise wrong(f"{show(text)} is not a URL", f"write for example {example}")
+    scheme, host = (parts["scheme"] or "http").lower(), parts["host"].lower()
+    if scheme not in ("http", "https"):
         raise wrong(f"{show(text)} is neither http nor https", f"write for example {example}")
-    if parts.username is not None or parts.password is not None:
+    if parts["user"] is not None:
         raise wrong("a URL of Consul holds no password", "write the ACL token into a file and name it in token_file")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise wrong(f"{show(text)} has more than an address and a port", f"write {parts.scheme}://{parts.netloc}")
     if host != "localhost":
         try:
             address = IPv4Address(host)
         except AddressValueError:
             raise wrong(
                 f"{show(host)} is not an IPv4 address: the cluster's DNS server is told an address, not a name",
-                f"write for example {parts.scheme}://10.0.0.5:{port or CONSUL_PORT}, or localhost",
+                f"write for example {scheme}://10.0.0.5:{port or CONSUL_PORT}, or localhost",
             ) from None
         if address.is_unspecified or address.is_multicast or int(address) >> 28 == 15:
             raise wrong(f"{address} is not the address of one host", f"write for example {example}")
     if port is None:
-        raise wrong(f"{show(text)} has no port", f"write {parts.scheme}://{host}:{CONSUL_PORT}")
-    return f"{parts.scheme}://{host}:{port}"
-
-
-def _split(url: str, text: str, example: str) -> tuple[SplitResult, int | None]:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        port, parts = 0, None
-    if parts is None or port == 0 or re.search(r"[\x00-\x20\x7f]", url):
-        raise wrong(f"{show(text)} is not a URL", f"write for example {example}")
-    return parts, port
+        raise wrong(f"{show(text)} has no port", f"write {scheme}://{host}:{CONSUL_PORT}")
+    if parts["rest"] not in (None, "/"):
+        raise wrong(f"{show(text)} has more than an address and a port", f"write {scheme}://{host}:{port}")
+    return f"{scheme}://{host}:{port}"
 
 
 def read_datacenter(value: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
-from urllib.parse import urlsplit
 
 from ai_how.config.model import DiscoveryConfig, FirewallConfig, RouteConfig
 from ai_how.config.terms import DnsMode, Egress, Protocol
@@ -256,7 +255,7 @@ def _without(network: IPv4Network, hole: IPv4Network) -> str:
 
 def _discovery(view: View, discovery: DiscoveryConfig) -> Iterator[Problem]:
     path = (*view.network, "service_discovery")
-    url = urlsplit(discovery.address)
+    scheme, _, place = discovery.address.partition("://")
     check = discovery.check
     if check is not None and check.timeout > check.interval:
         message = f"a check of {check.timeout} s does not fit into {check.interval} s"
@@ -269,10 +268,10 @@ def _discovery(view: View, discovery: DiscoveryConfig) -> Iterator[Problem]:
             if getattr(tls, name) is not None and getattr(tls, other) is None and not both & view.document.broken:
                 message = f"`{name}` is given without `{other}`"
                 yield view.error((*path, "tls", name), message, f"write {other}, too, or leave both out")
-        if url.scheme == "http":
+        if scheme == "http":
             message = f"tls has no effect: {discovery.address} is not encrypted"
             yield view.warning((*path, "tls"), message, "write address: https://…, or leave it out", at_key=True)
-    if discovery.token_file is not None and url.scheme == "http" and not _local(url.hostname or ""):
+    if discovery.token_file is not None and scheme == "http" and not _local(place.partition(":")[0]):
         message = f"the ACL token crosses the network in clear text, to {discovery.address}"
         yield view.warning((*path, "token_file"), message, "write address: https://…")
 
