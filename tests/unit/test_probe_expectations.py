@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 from ai_how.config.load import load_mapping
 from ai_how.config.terms import DnsMode, Protocol
 from ai_how.probe.expectations import (
-    HOST,
     LAN,
     Column,
     Expect,
@@ -123,7 +123,11 @@ def test_names_of_peers_are_known_forward_and_reverse_and_no_others(field: Field
     known = Expect.PASS if (a, b) in TOGETHER else Expect.DENY
     for column, want in ((Column.NAMES, reverse), (Column.REVERSE, f"{forward}.")):
         found = cell(column, one, other, AROUND)
-        asked = [each for each in only(found, Question) if isinstance(each.action, Question) and each.action.want]
+        asked = [
+            each
+            for each in only(found, Question)
+            if isinstance(each.action, Question) and each.action.want and "consul" not in each.action.name
+        ]
         assert [(each.action.server, each.action.want) for each in asked if isinstance(each.action, Question)] == [
             (one.network.gateway, (want,))
         ]
@@ -220,10 +224,24 @@ def test_without_nat_the_node_s_own_address_is_seen_outside() -> None:
 
 
 def test_what_cannot_be_tried_in_a_lab_says_why(field: Field) -> None:
-    missing = {
-        each.missing: each.frm for some in field.cells().values() for each in with_controls(some) if each.missing
+    missing = {each.missing for some in field.cells().values() for each in with_controls(some) if each.missing}
+    assert missing == {
+        "nothing in a lab resolves names for the host (host_resolver: none)",
+        "there is no Consul here",
     }
-    assert set(missing.values()) == {HOST, "discovery-a-controller"}
+
+
+def test_consul_s_names_are_answered_in_service_discovery_and_in_no_other_mode(field: Field) -> None:
+    around = replace(AROUND, consul=True)
+    for mode in MODES:
+        one, other = pair(field, mode, DnsMode.SERVICE_DISCOVERY)
+        found = [each for each in cell(Column.NAMES, one, other, around) if each.to.startswith("Consul")]
+        together = mode is DnsMode.SERVICE_DISCOVERY
+        assert [each.expect for each in found] == [Expect.PASS if together else Expect.DENY]
+        assert isinstance(found[0].action, Question)
+        assert found[0].action.name == "discovery-b-controller.discovery-b.service.consul"
+        assert found[0].action.server == one.network.gateway
+        assert not found[0].missing
 
 
 def test_link_local_addresses_follow_from_macs() -> None:

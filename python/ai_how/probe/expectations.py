@@ -189,7 +189,8 @@ class Outside:
     """What is around the clusters of a run: addresses, and the ports at which responders answer.
 
     `uplink` is the host's address outside, `lan` another machine's there. `host_port` is answered on every address
-    of the host, `uplink_port` on `uplink` alone, `node_port` by every node, `lan_port` by that machine.
+    of the host, `uplink_port` on `uplink` alone, `node_port` by every node, `lan_port` by that machine. `consul` says
+    whether there is one.
     """
 
     uplink: IPv4Address
@@ -201,6 +202,7 @@ class Outside:
     lan_port: int = 7001
     host_port: int = 7777
     uplink_port: int = 7778
+    consul: bool = False
 
 
 def peers(a: Cluster, b: Cluster) -> bool:
@@ -393,10 +395,27 @@ def _names(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
         missing = "nothing in a lab resolves names for the host (host_resolver: none)"
         question = Question(a.network.gateway, f"{wanted.name}.{a.network.domain}", "A", (str(_ip(wanted)),))
         yield Expectation(HOST, f"names of {a.name}", question, Expect.PASS, "shared with the host", missing=missing)
-    if a.name == b.name and a.network.dns_mode is DnsMode.SERVICE_DISCOVERY:
-        question = Question(a.network.gateway, f"{wanted.name}.{a.name}.service.consul", "A", (str(_ip(wanted)),))
-        why = "Consul's names are answered"
-        yield Expectation(_first(a).name, "Consul", question, Expect.PASS, why, missing="there is no Consul here")
+    if b.network.dns_mode is DnsMode.SERVICE_DISCOVERY:
+        yield from _consul(a, b, around)
+
+
+def _consul(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+    """The nodes of `b` as Consul names them: answered to clusters in service discovery, and to no others."""
+    wanted, discovery = _first(b), b.network.policy.discovery
+    service = b.name if discovery is None else discovery.service_name
+    name, want = f"{wanted.name}.{service}.service.consul", (str(_ip(wanted)),)
+    to, why = f"Consul's names of {b.name}", "Consul's names are answered"
+    missing = "" if around.consul else "there is no Consul here"
+    known = Question(b.network.gateway, name, "A", want)
+    own = Expectation(_first(b).name, to, known, Expect.PASS, why, missing=missing)
+    if a.name == b.name:
+        yield own
+        return
+    asked = Question(a.network.gateway, name, "A", want)
+    if a.network.dns_mode is b.network.dns_mode:
+        yield Expectation(_first(a).name, to, asked, Expect.PASS, why, missing=missing)
+    else:
+        yield Expectation(_first(a).name, to, asked, Expect.DENY, _apart(a, b), (own,), missing=missing)
 
 
 def _reverse(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:

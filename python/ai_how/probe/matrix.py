@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ai_how.errors import AiHowError
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.process import output
 from ai_how.lab import INTERNET
+from ai_how.probe import registry
 from ai_how.probe.endpoint import LINK, Endpoint, endpoint
 from ai_how.probe.expectations import HOST, LAN, Column, Expectation, Outside, cell, gateway6, node6
 from ai_how.probe.judge import Result, Scenario
@@ -75,10 +76,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """The clusters as they stand, the places to send from, and the cluster that the LAN may enter."""
+    """The clusters as they stand, the places to send from, and what is around them."""
 
     clusters: Mapping[str, Cluster]
     spots: Mapping[str, Spot]
+    around: Outside = AROUND
 
     @property
     def opened(self) -> Cluster:
@@ -101,7 +103,7 @@ class Field:
     def cells(self) -> dict[tuple[str, Column], list[Expectation]]:
         """What is expected in each cell, by the name of its row and its column."""
         return {
-            (row.name, column): cell(column, row.a, row.b, AROUND, self.opened)
+            (row.name, column): cell(column, row.a, row.b, self.around, self.opened)
             for row in self.rows()
             for column in Column
         }
@@ -159,6 +161,7 @@ def standing(
 ) -> Iterator[Field]:
     """The clusters of `modes` and those that let the LAN in, with their endpoints, for the length of a `with` block.
 
+    A Consul is run where one is installed.
     Only for a lab with its internet: the host's IPv6 is turned on, and the LAN gets routes into every cluster. Nothing
     of it is left afterwards, but for the clusters where they are not to be removed: the lab ends with them.
     """
@@ -168,6 +171,8 @@ def standing(
         output(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "1M"])
         document = document_of(image, modes)
         site = engine.Site(libvirt, folder / "state.json")
+        if registry.installed():
+            stack.enter_context(registry.agent(folder))
         clusters = {each.name: each for each in resolve_all(document)}
         for number, (name, each) in enumerate(clusters.items()):
             told("bringing up", number, len(clusters))
@@ -175,7 +180,10 @@ def standing(
                 stack.callback(engine.destroy, site, name)
             engine.up(site, document, each.key, start=False, wait=False)
         told("bringing up", len(clusters), len(clusters))
-        yield Field(clusters, _spots(stack, list(clusters.values()), told))
+        spots = _spots(stack, list(clusters.values()), told)
+        if registry.installed():
+            registry.wait_for_nodes(clusters.values(), folder)
+        yield Field(clusters, spots, replace(AROUND, consul=registry.installed()))
 
 
 def document_of(image: Path, modes: Collection[DnsMode] = tuple(DnsMode)) -> Document:
@@ -207,7 +215,7 @@ def _cluster(name: str, number: int, image: Path, mode: DnsMode, more: dict[str,
     if mode is DnsMode.SHARED_DNS:
         network["host_resolver"] = "none"
     if mode is DnsMode.SERVICE_DISCOVERY:
-        network["service_discovery"] = {"required": False}
+        network["service_discovery"] = {"required": False, "check": {"port": AROUND.node_port, "interval": 1}}
     return {
         "name": name,
         "base_image_path": str(image),

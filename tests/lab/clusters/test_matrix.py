@@ -10,33 +10,38 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lab.consul_agent import program
 
 from ai_how.config.terms import DnsMode
 from ai_how.host.libvirt import Libvirt
 from ai_how.probe.expectations import Column
 from ai_how.probe.judge import Result
-from ai_how.probe.matrix import Field, Matrix, document_of, standing, try_all
+from ai_how.probe.matrix import AROUND, Field, Matrix, document_of, standing, try_all
 from ai_how.probe.run import with_controls
 from ai_how.spec.resolve import resolve_all
 
 Ran = subprocess.CompletedProcess[str]
 
-EXPECTED = Field({each.name: each for each in resolve_all(document_of(Path("/blank.qcow2")))}, {})
+CLUSTERS = {each.name: each for each in resolve_all(document_of(Path("/blank.qcow2")))}
+EXPECTED = Field(CLUSTERS, {}, replace(AROUND, consul=True))
 CELLS = EXPECTED.cells()
 OPENED = "isolated with allow_from → itself"
 
 
 @pytest.fixture(scope="session", params=["iptables", "nftables"])
 def matrix(request: pytest.FixtureRequest, ai_how: Callable[..., Ran]) -> dict[str, Any]:
-    """What `ai-how lab matrix --json` prints, under the system's libvirt (iptables) and a newer one (nftables)."""
+    """What `ai-how lab matrix --json` prints, under the system's libvirt (iptables) and a newer one (nftables), with
+    Consul on the path."""
     words: list[object] = ["lab", "matrix", "--json"]
     if request.param == "nftables":
         words += ["--libvirt-root", request.getfixturevalue("new_libvirt")]
-    ran = ai_how(*words)
+    path = f"{Path(program()).parent}:{os.environ['PATH']}"
+    ran = ai_how(*words, PATH=path)
     assert ran.returncode in (0, 1), ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout)
     assert (ran.returncode == 1) == (found["failed"] > 0)
