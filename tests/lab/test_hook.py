@@ -214,15 +214,15 @@ def test_network_of_somebody_else_makes_the_hook_do_nothing(hooked: Host) -> Non
 
 def test_start_puts_back_settings_passages_and_routes(hooked: Host) -> None:
     hooked.remember("sysctl.settings", "/proc/sys/net/ipv4/ip_forward 1\n")
-    hooked.remember("passage.rules", "FORWARD ours\nDOCKER-USER ours\n")
+    hooked.remember("passage.rules", "FORWARD ours\nDOCKER-USER ours\nINPUT ours\n")
     routes = ["10.77.0.0/16 via 203.0.113.1", "10.78.0.0/16 via 10.41.0.9", "10.79.0.0/16 via 10.40.0.9"]
     hooked.remember("routes.batch", "".join(f"route add {route} proto 97\n" for route in routes))
     for _ in range(2):
         hooked.sh(hooked.start("ours"))
         assert hooked.sh("cat /proc/sys/net/ipv4/ip_forward") == "1\n"
-        for chain in ("FORWARD", "DOCKER-USER"):
-            rules = [line for line in hooked.sh(f"iptables -S {chain}").splitlines() if "ours" in line]
-            assert rules == [f"-A {chain} {way} ours -m comment --comment ai-how -j ACCEPT" for way in ("-o", "-i")]
+        for chain, ways in (("FORWARD", ("-o", "-i")), ("DOCKER-USER", ("-o", "-i")), ("INPUT", ("-i",))):
+            rules = [line for line in hooked.sh(f"iptables -S {chain}").splitlines() if "ai-how" in line]
+            assert rules == [f"-A {chain} {way} ours -m comment --comment ai-how -j ACCEPT" for way in ways]
         shown = [" ".join(line.split()[:3]) for line in hooked.sh("ip route show proto 97").splitlines()]
         assert shown == [routes[0], routes[2]], "the second is behind a network that does not run"
         hooked.sh("virsh net-destroy ours")
@@ -251,4 +251,5 @@ def test_resolver_is_told_the_zones_of_a_bridge_that_is_there(hooked: Host) -> N
         "dns ours 10.40.0.1",
         "domain ours ~c.internal ~0.40.10.in-addr.arpa",
         "default-route ours false",
+        *(f"{feature} ours no" for feature in ("llmnr", "mdns", "dnssec", "dnsovertls")),
     ]

@@ -51,6 +51,7 @@ passages() {{
         # Docker makes its chain later, and keeps one that it finds.
         iptables -w 5 -n -L "$chain" > /dev/null 2>&1 || iptables -w 5 -N "$chain"
         for way in -i -o; do
+            [ "$chain $way" != 'INPUT -o' ] || continue # nothing leaves there
             set -- "$chain" "$way" "$bridge" -m comment --comment ai-how -j ACCEPT
             iptables -w 5 -C "$@" 2> /dev/null || iptables -w 5 -I "$@"
         done
@@ -68,6 +69,9 @@ names() {{
         resolvectl dns "$bridge" "$server"
         resolvectl domain "$bridge" "$@"
         resolvectl default-route "$bridge" false
+        for feature in llmnr mdns dnssec dnsovertls; do
+            resolvectl "$feature" "$bridge" no
+        done
     done < "$memory/resolver.links"
 }}
 
