@@ -47,18 +47,13 @@ class Reply:
 
 def check_consul(discovery: Discovery) -> None:
     """Raise HostError where nodes cannot be registered or names not be asked for. Nothing is changed."""
-    leader = _data(discovery, ask(discovery, "GET", "/v1/status/leader"))
-    if not isinstance(leader, str):
-        _not_consul(discovery, "it does not say who leads")
-    if not leader:
-        raise HostError(
-            f"{_name(discovery)} cannot serve",
-            why="its servers have no leader",
-            remedy="Look at them: consul operator raft list-peers. When they have elected one, run this again.",
-        )
-    _check_datacenter(discovery)
-    _check_rights(discovery)
-    _check_dns(discovery)
+    try:
+        _check(discovery)
+    except HostError as error:
+        if not discovery.required:
+            raise
+        remedy = f"{error.remedy}\nOr let the cluster do without, until a later up: {_FIELD}.required: false"
+        raise HostError(error.what, why=error.why, remedy=remedy) from error
 
 
 def list_services(discovery: Discovery, cluster: str) -> Mapping[str, Any]:
@@ -298,6 +293,21 @@ def _not_consul(discovery: Discovery, why: str) -> NoReturn:
         why=why,
         remedy=f"Correct {_FIELD}.address: it is the URL of Consul's HTTP API, by default on port 8500.",
     )
+
+
+def _check(discovery: Discovery) -> None:
+    leader = _data(discovery, ask(discovery, "GET", "/v1/status/leader"))
+    if not isinstance(leader, str):
+        _not_consul(discovery, "it does not say who leads")
+    if not leader:
+        raise HostError(
+            f"{_name(discovery)} cannot serve",
+            why="its servers have no leader",
+            remedy="Look at them: consul operator raft list-peers. When they have elected one, run this again.",
+        )
+    _check_datacenter(discovery)
+    _check_rights(discovery)
+    _check_dns(discovery)
 
 
 def _check_datacenter(discovery: Discovery) -> None:

@@ -14,9 +14,11 @@ from ai_how.errors import HostError, NotOurs
 from ai_how.host import consul, memory
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import network as networks
+from ai_how.resources import xml
 from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.policy import read_policy, write_policy
 from ai_how.resources.registration import Registration, is_of, read_registrations, service_id
+from ai_how.spec.naming import network_name
 from ai_how.spec.policy import Discovery, Policy
 
 #: The file of our memory: what agents have been told.
@@ -44,12 +46,12 @@ def observe(libvirt: Libvirt, cluster: str) -> list[Registration]:
 
     Raises HostError where Consul does not tell.
     """
-    for network in networks.observe(libvirt, cluster):
-        if (discovery := network.policy.discovery) is not None:
-            services = consul.list_services(discovery, cluster)
-            checks = consul.list_checks(discovery) if services else {}
-            return read_registrations(services, checks, cluster=cluster, network=network.name, discovery=discovery)
-    return []
+    discovery = _discovery(libvirt, cluster)
+    if discovery is None:
+        return []
+    services = consul.list_services(discovery, cluster)
+    checks = consul.list_checks(discovery) if services else {}
+    return read_registrations(services, checks, cluster=cluster, network=network_name(cluster), discovery=discovery)
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -142,6 +144,17 @@ def command(discovery: Discovery, service: str) -> str:
         "id": service,
     }
     return " ".join(["consul services deregister", *(f"-{name}={value}" for name, value in options.items() if value)])
+
+
+def _discovery(libvirt: Libvirt, cluster: str) -> Discovery | None:
+    """What the mark of the cluster's network says of Consul; nothing else of it, which may be long, is understood."""
+    name = network_name(cluster)
+    handle = networks.find(libvirt, name)
+    if handle is None or not networks.is_ours(handle):
+        return None
+    with libvirt.doing(f"cannot read network {name}"):
+        text = handle.XMLDesc(libvirt.api.VIR_NETWORK_XML_INACTIVE)
+    return read_policy(xml.read_mark(xml.parse(text)).get("policy")).discovery
 
 
 def _told() -> list[Told]:

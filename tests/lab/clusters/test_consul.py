@@ -43,6 +43,13 @@ PATIENCE = 2.0
 REFUSED = 5
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    """A test that ends without Consul leaves a memory of it, which is not for the next one."""
+    yield
+    memory.forget("consul.json")
+
+
 @pytest.fixture
 def consul(tmp_path: Path) -> Iterator[Agent]:
     with agent(tmp_path / "consul") as made:
