@@ -148,6 +148,19 @@ def test_lan_networks_that_are_allowed_reach_nodes_and_others_do_not(scene: Scen
         denied(Denial.INTO_CLUSTER, tcp(scene.lan, scene.ip("r1"), PORT))
 
 
+def test_errors_about_what_was_let_through_come_back(scene: Scene, internet: Internet) -> None:
+    """A port where nobody listens is refused at once, and so a path that takes only small packets is found out."""
+    closed = 9
+    expose = (Exposure(Port(Protocol.UDP, 8080), "r1", scene.ip("r1"), closed),)
+    with scene.table(rules("a"), rules("r", expose=expose, egress=Egress.DENY)):
+        for question in (
+            udp(scene["a1"], internet.router, closed),
+            udp(scene.lan, internet.uplink_address.ip, 8080),
+            udp(scene.host, scene.ip("a1"), closed),
+        ):
+            assert "ECONNREFUSED" in silent(question).detail
+
+
 def test_what_leaves_is_masqueraded_but_for_networks_reached_directly(scene: Scene, internet: Internet) -> None:
     lan = internet.uplink_address.network
     with scene.table(rules("r")):
