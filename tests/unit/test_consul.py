@@ -18,7 +18,7 @@ from ai_how.resources.registration import NO_CHECK, Registration, dns_address, r
 from ai_how.spec.policy import Check, Discovery, Tls
 from ai_how.spec.resolve import resolve
 
-TOKEN_FILE = "/etc/token"
+PLACE = "/etc/token"
 DISCOVERY = Discovery("hpc", "http://127.0.0.1:8500")
 WANTED = Registration(
     "n1", "c", "c-network", DISCOVERY, "hpc", IPv4Address("10.0.0.2"), ("gpu", "compute", "n1"), Check(22, 3, 1)
@@ -141,7 +141,7 @@ def test_the_zone_is_asked_for_at_the_host_of_the_url(address: str, server: str)
 
 def test_the_command_by_hand_names_files_and_no_secret() -> None:
     discovery = Discovery(
-        "c", "https://10.0.0.1:8501", token_file=TOKEN_FILE, tls=Tls("/ca.pem", "/c.pem", "/c.key", "consul.test")
+        "c", "https://10.0.0.1:8501", token_file=PLACE, tls=Tls("/ca.pem", "/c.pem", "/c.key", "consul.test")
     )
     assert command(discovery, "ai-how:c:n") == (
         "consul services deregister -http-addr=https://10.0.0.1:8501 -token-file=/etc/token -ca-file=/ca.pem "
