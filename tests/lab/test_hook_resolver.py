@@ -1,0 +1,81 @@
+"""systemd-resolved, really run, forgets a network that is stopped; libvirt's hook tells it again at the next start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.lab.naming import cluster, up
+from tests.lab.test_resolver import own_etc, root, systemd_resolved, told, until
+
+from ai_how.compile.hook import HOOK, LOG
+from ai_how.providers import hook
+
+__all__ = ["root"]
+
+NAME, ADDRESS = "host-a-controller.host-a.internal", "10.81.0.2"
+
+
+def run(*argv: str) -> None:
+    subprocess.run(argv, check=True, capture_output=True, timeout=60)
+
+
+@contextmanager
+def installed(program: Path) -> Iterator[None]:
+    """The hook looks where packages install programs. Those of the lab are the machine's own, so: an overlay."""
+    over, work = Path("/run/over"), Path("/run/over-work")
+    for made in (over, work):
+        made.mkdir()
+    wrapper = over / program.name
+    wrapper.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={os.environ["LD_LIBRARY_PATH"]} exec {program} "$@"\n')
+    for path in (over, wrapper):
+        path.chmod(0o755)
+    run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir=/usr/bin,upperdir={over},workdir={work}", "/usr/bin")
+    try:
+        yield
+    finally:
+        run("umount", "--lazy", "/usr/bin")
+        run("rm", "-r", str(over), str(work))
+
+
+@pytest.fixture
+def restart(libvirt_uri: str) -> Callable[[], None]:
+    """The network stops and starts, and its machine is attached again."""
+
+    def network() -> None:
+        run("virsh", "net-destroy", "host-a-network")
+        run("virsh", "net-start", "host-a-network")
+        run("ip", "link", "set", "of-host-a", "master", "br-host-a", "up")
+
+    return network
+
+
+def test_resolver_knows_the_names_again_after_a_network_was_stopped_and_started(
+    root: Path,
+    restart: Callable[[], None],
+) -> None:
+    with (
+        own_etc("resolv.conf", "passwd", "group", "systemd"),
+        systemd_resolved(root) as host,
+        installed(root / "usr/bin/resolvectl"),
+        up(cluster("host-a", "10.81.0.0/24")) as clusters,
+    ):
+        known = ("NOERROR", [ADDRESS])
+        with told(clusters, host.manager):
+            until("it knows the name", lambda: host.asks(NAME) == known)
+            restart()
+            until("it has forgotten it", lambda: host.asks(NAME) != known)
+        with told(clusters, host.manager):
+            until("it knows the name", lambda: host.asks(NAME) == known)
+            hook.create(clusters.libvirt, HOOK)
+            try:
+                restart()
+                until("it knows the name again", lambda: host.asks(NAME) == known)
+                assert host.asks(ADDRESS) == ("NOERROR", [f"{NAME}."])
+                assert not Path(LOG).exists()
+            finally:
+                hook.remove(clusters.libvirt, HOOK)
