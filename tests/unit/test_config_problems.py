@@ -484,10 +484,10 @@ WARNINGS = [
             "192.168.100.1 first",
         ),
         (
-            "nobody to forward to",
+            "the gateway alone",
             network("dns_servers: [192.168.100.1] #!"),
             f"{NET}.dns_servers",
-            "has no server to ask",
+            "asks the servers of the host's /etc/resolv.conf",
             "[192.168.100.1, 8.8.8.8, 1.1.1.1]",
         ),
         (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ai_how.config.terms import HostResolver
-from ai_how.host import dnsmasq
+from ai_how.host import told
 from ai_how.host.dnsmasq import Daemon, directories, settings_file
 from ai_how.host.resolver import Clues, Link, choose_restart, judge, read_links, unknown
 from ai_how.providers import resolver as routes
@@ -156,7 +156,7 @@ def test_a_routes_file_is_read_back_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda lines: (dnsmasq.UNREAD, *lines),
+        lambda lines: (told.UNREAD, *lines),
         lambda lines: lines[:-1],
         lambda lines: lines[1:],
         lambda lines: (*lines, "server=/b.internal/10.2.0.1"),
@@ -219,30 +219,30 @@ def test_memory_that_cannot_be_understood_is_a_route_without_zones(entry: object
 
 
 def test_what_is_told_is_marked_and_counts_as_not_read_until_its_reader_was_told(tmp_path: Path) -> None:
-    path = dnsmasq.file_of(tmp_path, "net", "conf")
+    path = told.file_of(tmp_path, "net", "conf")
     seen: list[dict[str, tuple[str, ...]]] = []
-    dnsmasq.tell(path, ["one", "two"], lambda: seen.append(dnsmasq.ours(tmp_path, "conf")))
-    assert seen == [{"net": (dnsmasq.UNREAD, "one", "two")}]
-    assert dnsmasq.ours(tmp_path, "conf") == {"net": ("one", "two")}
+    told.tell(path, ["one", "two"], lambda: seen.append(told.ours(tmp_path, "conf")))
+    assert seen == [{"net": (told.UNREAD, "one", "two")}]
+    assert told.ours(tmp_path, "conf") == {"net": ("one", "two")}
     assert path.stat().st_mode & 0o777 == 0o644
-    dnsmasq.untell(path, lambda: seen.append(dnsmasq.ours(tmp_path, "conf")))
-    assert seen[1:] == [{"net": (dnsmasq.UNREAD,)}]
+    told.untell(path, lambda: seen.append(told.ours(tmp_path, "conf")))
+    assert seen[1:] == [{"net": (told.UNREAD,)}]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_kill_left_half_written_is_found_and_removed(tmp_path: Path) -> None:
-    path = dnsmasq.file_of(tmp_path, "net", "conf")
+    path = told.file_of(tmp_path, "net", "conf")
     half = path.with_name(f".{path.name}.new")
-    half.write_text(dnsmasq.MARK)
-    assert dnsmasq.ours(tmp_path, "conf") == {"net": (dnsmasq.UNREAD,)}
-    dnsmasq.untell(path, lambda: None)
+    half.write_text(told.MARK)
+    assert told.ours(tmp_path, "conf") == {"net": (told.UNREAD,)}
+    told.untell(path, lambda: None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_without_our_mark_is_not_ours_and_stays(tmp_path: Path) -> None:
-    path = dnsmasq.file_of(tmp_path, "net", "conf")
-    for text in ("", "server=/x/192.0.2.1\n", "\n" + dnsmasq.MARK):
+    path = told.file_of(tmp_path, "net", "conf")
+    for text in ("", "server=/x/192.0.2.1\n", "\n" + told.MARK):
         path.write_text(text)
-        assert dnsmasq.ours(tmp_path, "conf") == {}
-        dnsmasq.untell(path, lambda: pytest.fail("nobody has to be told"))
+        assert told.ours(tmp_path, "conf") == {}
+        told.untell(path, lambda: pytest.fail("nobody has to be told"))
         assert path.read_text() == text

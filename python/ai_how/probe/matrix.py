@@ -129,6 +129,11 @@ class Matrix:
         untested = any(result is Result.SKIPPED and not each.missing for each, result in found)
         return Result.SKIPPED if untested else Result.PASSED
 
+    @property
+    def holds(self) -> bool:
+        """Whether everything is as promised: what could not be tested, though a lab can test it, is not."""
+        return self.count(Result.FAILED) == 0 and all(self.result(*each) is Result.PASSED for each in self.cells)
+
     def count(self, result: Result) -> int:
         """How many scenarios ended so."""
         return sum(each.result is result for each in self.scenarios.values())
