@@ -40,20 +40,20 @@ class Surroundings:
 def compile_host(networks: Iterable[VirtualNetwork], around: Surroundings) -> tuple[Resource, ...]:
     """Everything that must exist outside libvirt for `networks`, but for those that are not ours or want no rules."""
     ours = sorted((each for each in networks if each.cluster), key=lambda each: each.cluster)
-    return tuple(_resources([each for each in ours if each.policy.firewall.enabled], around))
+    guarded = [each for each in ours if each.policy.firewall.enabled]
+    return tuple(_resources(guarded, ours, around)) if guarded else ()
 
 
-def _resources(ours: Sequence[VirtualNetwork], around: Surroundings) -> Iterator[Resource]:
-    if not ours:
-        return
+def _resources(
+    guarded: Sequence[VirtualNetwork], ours: Sequence[VirtualNetwork], around: Surroundings
+) -> Iterator[Resource]:
     yield Sysctl(FORWARDING, "1")
-    yield FirewallTable(tuple(_rules(each, ours) for each in ours), around.uplinks, intact=True)
+    yield FirewallTable(tuple(_rules(each, guarded) for each in guarded), around.uplinks, intact=True)
     for chain in around.passages:
-        yield Passage(chain, tuple(sorted(each.bridge for each in ours)))
+        yield Passage(chain, tuple(sorted(each.bridge for each in guarded)))
     yield HOOK
-    for each in ours:
-        if each.dns_mode in SOCIAL:
-            yield Servers(each.name, tuple(sorted(_lines(_peers(each, ours)))))
+    for each in guarded:
+        yield Servers(each.name, tuple(sorted(_lines(each, ours))))
         yield from _routes(each)
         if (resolver := _resolver(each, around)) is not None:
             yield resolver
@@ -92,11 +92,17 @@ def _rules(network: VirtualNetwork, ours: Iterable[VirtualNetwork]) -> ClusterRu
     )
 
 
-def _lines(peers: Iterable[VirtualNetwork]) -> Iterator[str]:
-    """dnsmasq's lines for the zones of `peers`, forward and reverse."""
-    for each in peers:
-        for zone in zones(each):
-            yield f"server=/{zone}/{each.gateway}"
+def _lines(network: VirtualNetwork, ours: Iterable[VirtualNetwork]) -> Iterator[str]:
+    """dnsmasq's lines for the zones of the other clusters, forward and reverse.
+
+    A peer's are asked of its gateway. All others are nobody's (an empty server): what is asked about them is denied
+    here, and does not leave the host.
+    """
+    peers = _peers(network, ours)
+    for other in ours:
+        if other != network:
+            for zone in zones(other):
+                yield f"server=/{zone}/{other.gateway if other in peers else ''}"
 
 
 def zones(network: VirtualNetwork) -> tuple[str, ...]:

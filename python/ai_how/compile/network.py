@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 
 from ai_how.compile.zones import reverse_zones
 from ai_how.resources.network import DnsHost, Forward, Range, Reservation, VirtualNetwork
+from ai_how.resources.servers import servers_option
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.network import Network
 
@@ -30,7 +31,12 @@ def network(cluster: Cluster, *, forward: Forward, active: bool, options: Iterab
         reservations=tuple(sorted(Reservation(ip, node.mac, node.name) for node, ip in fixed)),
         dns_hosts=tuple(sorted(DnsHost(ip, (node.name,)) for node, ip in fixed)),
         forwarders=tuple(str(server) for server in net.forwarders) if net.gateway_answers_dns else (),
-        dnsmasq_options=(*dnsmasq_options(net), *options),
+        dnsmasq_options=(
+            *dnsmasq_options(net),
+            # The zones of other clusters; the file takes root, as the rules do.
+            *((servers_option(net.name),) if net.policy.firewall.enabled else ()),
+            *options,
+        ),
         active=active,
         autostart=active,
         policy=net.policy,

@@ -33,7 +33,7 @@ class Servers:
     lines: tuple[str, ...] = managed(Impact.LIVE)
 
     def __str__(self) -> str:
-        return f"{servers_path(self.network)}: {some(self.lines) or 'no peers'}"
+        return f"{servers_path(self.network)}: {some(self.lines) or 'no other clusters'}"
 
     @property
     def key(self) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from ai_how.compile.network import network as common
 from ai_how.resources.network import Forward, VirtualNetwork
-from ai_how.resources.servers import servers_option
 from ai_how.spec.cluster import Cluster
 
 
 def network(cluster: Cluster, *, active: bool) -> VirtualNetwork:
     """The cluster's libvirt network. libvirt routes; our table masquerades what leaves (compile/host.py)."""
-    options = (servers_option(cluster.network.name),)
-    return common(cluster, forward=Forward.ROUTE, active=active, options=options)
+    return common(cluster, forward=Forward.ROUTE, active=active)
