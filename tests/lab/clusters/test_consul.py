@@ -18,7 +18,8 @@ from tests.lab.consul_agent import Agent, agent, until
 from ai_how.host import memory
 from ai_how.lab import INTERNET
 from ai_how.probe.endpoint import Endpoint, endpoint
-from ai_how.probe.packets import Answer, ask, dns, name_in_query
+from ai_how.probe.packets import Answer, ask, dns, name_in_query, tcp
+from ai_how.probe.place import here
 from ai_how.probe.responder import Responder
 
 Ran = subprocess.CompletedProcess[str]
@@ -207,6 +208,51 @@ def test_up_with_a_token_that_may_not_register_is_refused_before_anything_is_cha
         until(lambda: guarded.call("GET", "/acl/token/self", token=master))
         said = refused(3, "up", found(token_file=str(token)))
     assert f"it does not know the token in {token}" in said
+
+
+def test_a_token_with_the_documented_rights_is_enough_and_dns_needs_those_of_its_own(
+    ai_how: AiHow, virsh: Virsh, found: Callable[..., Path], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    master = "11111111-2222-3333-4444-555555555555"
+    acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": master, "agent": master}}
+    with agent(tmp_path_factory.mktemp("consul"), wait=False, acl=acl) as guarded:
+        until(lambda: guarded.call("GET", "/acl/token/self", token=master))
+        token = folder / "token"
+        token.write_text(allowed(guarded, master, 'service "tried" { policy = "write" }')["SecretID"])
+        token.chmod(0o600)
+        ok(ai_how("up", found(token_file=str(token)), "--no-start", "--no-wait"))
+        with node(virsh, CONTROLLER) as controller, Responder() as responder:
+            responder.listen(controller.place, PORT)
+            until(lambda: guarded.call("GET", "/health/service/tried?passing", token=master))
+            assert question(controller, SERVICE).code == "NXDOMAIN"
+            anonymous = {"AccessorID": "00000000-0000-0000-0000-000000000002"}
+            rights = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
+            allowed(guarded, master, rights, **anonymous)
+            until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]})
+        ok(ai_how("destroy", "tried", "--yes"))
+        assert guarded.services(master) == {}
+
+
+def allowed(guarded: Agent, master: str, rules: str, **known: str) -> dict[str, str]:
+    """A token, new or `known`, that may do what `rules` say."""
+    policy = guarded.call("PUT", "/acl/policy", {"Name": f"for-{len(rules)}", "Rules": rules}, token=master)
+    wish = known | {"Policies": [{"ID": policy["ID"]}]}
+    path = f"/acl/token/{known['AccessorID']}" if known else "/acl/token"
+    made: dict[str, str] = guarded.call("PUT", path, wish, token=master)
+    return made
+
+
+def test_nodes_do_not_reach_consul_itself(
+    ai_how: AiHow, virsh: Virsh, found: Callable[..., Path], tmp_path: Path
+) -> None:
+    with agent(tmp_path / "open", client_addr="0.0.0.0") as consul:  # noqa: S104
+        ok(ai_how("up", found(), "--no-start", "--no-wait"))
+        with node(virsh, CONTROLLER) as controller, here() as host:
+            assert question(controller, SERVICE).code == "NXDOMAIN"  # it asks its gateway
+            for port in (consul.port, consul.dns_port):
+                assert ask(tcp(host, GATEWAY, port, within=PATIENCE)).detail.startswith("connected")
+                assert not ask(tcp(controller.place, GATEWAY, port, within=PATIENCE)).replied
+        ok(ai_how("destroy", "tried", "--yes"))
 
 
 def test_up_that_can_do_without_consul_warns_and_a_later_one_catches_up(
