@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.lab.firewall_scene import (
+    CONTAINERS,
     PORT,
     Scene,
     build,
@@ -247,18 +248,23 @@ def test_ipv6_link_local_reaches_the_cluster_and_not_the_host(scene: Scene) -> N
             denied(Denial.IPV6, tcp(scene["a1"], host, PORT))
 
 
-def test_ipv6_does_not_open_what_ipv4_closes_between_clusters(scene: Scene) -> None:
+def test_ipv6_does_not_open_what_ipv4_closes(scene: Scene) -> None:
+    gateways = [IPv6Address("fd00:a::ff"), IPv6Address("fd00:b::ff")]
     with _unique_local(scene) as address:
-        for each in everywhere(scene["a1"], address["b1"]):
-            replied(each)
-        replied(ping(scene["a1"], IPv6Address("fd00:b::ff")))
+        ways = [(scene["a1"], "b1"), (scene["a1"], "c1"), (scene.container, "a1")]
+        for place, target in ways:
+            for question in everywhere(place, address[target]):
+                replied(question)
+        for each in gateways:
+            replied(ping(scene["a1"], each))
         with scene.table(rules("a", peers=("fw-b",)), rules("b", peers=("fw-a",))):
-            for each in everywhere(scene["a1"], address["a2"]):
-                replied(each)
-            for each in everywhere(scene["a1"], address["b1"]):
-                denied(Denial.IPV6, each)
-            denied(Denial.IPV6, ping(scene["a1"], IPv6Address("fd00:b::ff")))
-            denied(Denial.IPV6, ping(scene["a1"], IPv6Address("fd00:a::ff")))
+            for question in everywhere(scene["a1"], address["a2"]):
+                replied(question)
+            for place, target in ways:
+                for question in everywhere(place, address[target]):
+                    denied(Denial.IPV6, question)
+            for each in gateways:
+                denied(Denial.IPV6, ping(scene["a1"], each))
 
 
 @contextmanager
@@ -271,23 +277,22 @@ def _ipv6(bridge: str) -> Iterator[None]:
 
 @contextmanager
 def _unique_local(scene: Scene) -> Iterator[dict[str, IPv6Address]]:
-    """Clusters a and b with IPv6 addresses, and a host that routes between them."""
-    found = {}
+    """Clusters a and b, and a container, with IPv6 addresses, and a host that routes between them."""
+    bridges = {"a": "fw-a", "b": "fw-b", "c": CONTAINERS}
+    places = {"c1": scene.container, **{name: scene[name] for name in ("a1", "a2", "b1", "b2")}}
     with _ipv6("fw-a"), _ipv6("fw-b"), setting("net/ipv6/conf/all/forwarding", "1"):
-        for letter in ("a", "b"):
-            run("ip", "addr", "add", f"fd00:{letter}::ff/64", "dev", f"fw-{letter}", "nodad")
-            for number in (1, 2):
-                found[f"{letter}{number}"] = IPv6Address(f"fd00:{letter}::{number}")
-                place = scene[f"{letter}{number}"]
-                place.run(["ip", "addr", "add", f"fd00:{letter}::{number}/64", "dev", "eth0", "nodad"])
-                place.run(["ip", "-6", "route", "add", "default", "via", f"fd00:{letter}::ff"])
+        for letter, bridge in bridges.items():
+            run("ip", "addr", "add", f"fd00:{letter}::ff/64", "dev", bridge, "nodad")
+        for name, place in places.items():
+            place.run(["ip", "addr", "add", f"fd00:{name[0]}::{name[1]}/64", "dev", "eth0", "nodad"])
+            place.run(["ip", "-6", "route", "add", "default", "via", f"fd00:{name[0]}::ff"])
         try:
-            yield found
+            yield {name: IPv6Address(f"fd00:{name[0]}::{name[1]}") for name in places}
         finally:
-            for letter in ("a", "b"):
-                run("ip", "addr", "del", f"fd00:{letter}::ff/64", "dev", f"fw-{letter}")
-                for number in (1, 2):
-                    scene[f"{letter}{number}"].run(["ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global"])
+            for letter, bridge in bridges.items():
+                run("ip", "addr", "del", f"fd00:{letter}::ff/64", "dev", bridge)
+            for place in places.values():
+                place.run(["ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global"])
 
 
 def _link_local(text: str) -> IPv6Address:
