@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.lab.naming import AT_ONCE, Answer, Up, cluster, compiled, counting, up
 
-from ai_how.host import dnsmasq
+from ai_how.host import dnsmasq, told
 from ai_how.host.libvirt import Libvirt
 from ai_how.lab import Internet
 from ai_how.providers import network as networks
@@ -235,7 +235,7 @@ def test_what_dnsmasq_was_not_told_shows_as_a_difference_and_is_told_again(pair:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        dnsmasq.tell(path, want.lines, killed)
+        told.tell(path, want.lines, killed)
     seen = observed(pair.libvirt, have.network)
     assert seen is not None
     assert seen not in (have, want)

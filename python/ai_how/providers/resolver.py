@@ -12,7 +12,7 @@ from typing import Any
 
 from ai_how.config.terms import HostResolver
 from ai_how.errors import CommandFailed, HostError
-from ai_how.host import dnsmasq, memory
+from ai_how.host import memory, told
 from ai_how.host import resolver as host
 from ai_how.host.libvirt import Libvirt
 from ai_how.resources.resolver import ResolverRoute, write_links
@@ -36,7 +36,7 @@ def observe(libvirt: Libvirt, cluster: str) -> list[ResolverRoute]:
     found = [
         read_file(network, manager, lines)
         for manager, directory in _FILES.items()
-        for network, lines in dnsmasq.ours(directory, "conf").items()
+        for network, lines in told.ours(directory, "conf").items()
     ]
     remembered = _remembered()
     if remembered:
@@ -46,11 +46,12 @@ def observe(libvirt: Libvirt, cluster: str) -> list[ResolverRoute]:
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     """Files of these networks that are there without our mark."""
-    paths = [(name, _path(manager, name)) for name in names for manager in _FILES]
+    directories = (*_FILES.values(), host.NETWORKMANAGER_SETTINGS)
+    paths = [(name, told.file_of(directory, name, "conf")) for name in names for directory in directories]
     return {
         name: f"a file {path} that ai-how did not write"
         for name, path in paths
-        if path.exists() and dnsmasq.read_lines(path) is None
+        if path.exists() and told.read_lines(path) is None
     }
 
 
@@ -59,7 +60,7 @@ def create(libvirt: Libvirt, want: ResolverRoute) -> None:
     with _ONE:
         if want.manager in _FILES:
             _require(want.manager)
-            dnsmasq.tell(_path(want.manager, want.network), write_file(want), partial(_reload, want.manager))
+            told.tell(_path(want.manager, want.network), write_file(want), partial(_reload, want.manager))
         else:
             # Remembered before it is done, so that it is found whatever happens in between.
             _remember(_remembered() | {want.network: want})
@@ -77,9 +78,9 @@ def remove(libvirt: Libvirt, have: ResolverRoute) -> None:
     """Take it back. A resolver that does not run need not be told."""
     with _ONE:
         if have.manager in _FILES:
-            dnsmasq.untell(_path(have.manager, have.network), partial(_reload_if_it_runs, have.manager))
+            told.untell(_path(have.manager, have.network), partial(_reload_if_it_runs, have.manager))
         else:
-            _revert(have.bridge)
+            _revert(have)
             _remember({name: each for name, each in _remembered().items() if name != have.network})
 
 
@@ -87,7 +88,7 @@ def remove(libvirt: Libvirt, have: ResolverRoute) -> None:
 
 
 def _path(manager: HostResolver, network: str) -> Path:
-    return dnsmasq.file_of(_FILES[manager], network, "conf")
+    return told.file_of(_FILES[manager], network, "conf")
 
 
 def write_file(route: ResolverRoute) -> tuple[str, ...]:
@@ -181,7 +182,16 @@ def _in_force(remembered: Iterable[ResolverRoute]) -> list[ResolverRoute]:
         if not memory.is_root():
             return list(remembered)
         links = {}
-    return [judge(each, links, present=_is_there(each.bridge)) for each in remembered]
+    return [
+        judge(each, links, present=_is_there(each.bridge)) if _is_left_alone(each) else replace(each, zones=())
+        for each in remembered
+    ]
+
+
+def _is_left_alone(route: ResolverRoute) -> bool:
+    """Whether NetworkManager was told of the bridge, if anything was begun to tell it."""
+    path, lines = _unmanaged(route)
+    return told.read_lines(path) in (None, lines)
 
 
 def judge(remembered: ResolverRoute, links: Mapping[str, host.Link], *, present: bool) -> ResolverRoute:
@@ -197,14 +207,32 @@ def judge(remembered: ResolverRoute, links: Mapping[str, host.Link], *, present:
 
 def _apply(route: ResolverRoute) -> None:
     if not route.zones:
-        _revert(route.bridge)
-    elif _is_there(route.bridge):
+        _revert(route)
+        return
+    if host.networkmanager_runs():
+        path, lines = _unmanaged(route)
+        told.tell(path, lines, partial(host.reload_networkmanager, "conf"))
+    if _is_there(route.bridge):
         host.set_link(route.bridge, route.server, route.zones)
 
 
-def _revert(bridge: str) -> None:
-    if _is_there(bridge):
-        host.revert_link(bridge)
+def _revert(route: ResolverRoute) -> None:
+    if _is_there(route.bridge):
+        host.revert_link(route.bridge)
+    path, _ = _unmanaged(route)
+    told.untell(path, _reload_settings_if_it_runs)
+
+
+def _reload_settings_if_it_runs() -> None:
+    if host.networkmanager_runs():
+        host.reload_networkmanager("conf")
+
+
+def _unmanaged(route: ResolverRoute) -> tuple[Path, tuple[str, ...]]:
+    """The file that has NetworkManager leave the bridge alone, and its lines: on links that it has a part in, also
+    those that others made, it resets what systemd-resolved knows whenever a connection of its own comes or goes."""
+    path = told.file_of(host.NETWORKMANAGER_SETTINGS, route.network, "conf")
+    return path, ("[keyfile]", f"unmanaged-devices+=interface-name:{route.bridge}")
 
 
 def _is_there(bridge: str) -> bool:

@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ai_how.host import dnsmasq
+from ai_how.host import dnsmasq, told
 from ai_how.host.libvirt import Libvirt
 from ai_how.resources.servers import Servers, servers_path
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[Servers]:
     """Every servers file of ours on this host; everybody may read them."""
-    files = dnsmasq.ours(Path(servers_path("").parent), "servers")
+    files = told.ours(Path(servers_path("").parent), "servers")
     return [Servers(network, lines) for network, lines in sorted(files.items())]
 
 
@@ -23,7 +23,7 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     return {
         name: f"a file {path} that ai-how did not write"
         for name, path in paths.items()
-        if path.exists() and dnsmasq.read_lines(path) is None
+        if path.exists() and told.read_lines(path) is None
     }
 
 
@@ -32,7 +32,7 @@ def create(libvirt: Libvirt, want: Servers) -> None:
     path = Path(servers_path(want.network))
     with contextlib.suppress(OSError):  # the file cannot be written then, either, and that is said
         path.parent.mkdir(mode=0o755, exist_ok=True)  # libvirt makes it with its first network
-    dnsmasq.tell(path, want.lines, lambda: dnsmasq.reload_network(want.network))
+    told.tell(path, want.lines, lambda: dnsmasq.reload_network(want.network))
 
 
 def change(libvirt: Libvirt, have: Servers, want: Servers) -> None:
@@ -42,4 +42,4 @@ def change(libvirt: Libvirt, have: Servers, want: Servers) -> None:
 
 def remove(libvirt: Libvirt, have: Servers) -> None:
     """Remove it."""
-    dnsmasq.untell(Path(servers_path(have.network)), lambda: dnsmasq.reload_network(have.network))
+    told.untell(Path(servers_path(have.network)), lambda: dnsmasq.reload_network(have.network))
