@@ -21,6 +21,11 @@ from ai_how.resources.route import HostRoute
 
 TO = IPv4Network("10.77.0.0/16")
 
+INNER = """
+<network><name>inner</name><bridge name='inner' stp='off' delay='0'/>
+  <ip address='10.250.0.1' netmask='255.255.255.0'/></network>
+"""
+
 
 def ip(*words: str) -> str:
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
@@ -74,6 +79,23 @@ def test_route_that_the_kernel_lost_is_seen_and_set_again(libvirt: Libvirt, want
     ip("route", "del", str(TO))
     provider.remove(libvirt, lost)
     assert provider.observe(libvirt, "") == []
+
+
+@pytest.mark.usefixtures("clean_host")
+def test_route_by_a_node_waits_for_its_network(libvirt: Libvirt) -> None:
+    by_node = HostRoute(TO, IPv4Address("10.250.0.9"), "inner")
+    network = libvirt.connection.networkCreateXML(INNER)
+    try:
+        provider.create(libvirt, by_node)
+        assert provider.observe(libvirt, "") == [by_node]
+        network.destroy()
+        assert ip("route", "show", str(TO)) == ""
+        assert provider.observe(libvirt, "") == [by_node]
+        network = libvirt.connection.networkCreateXML(INNER)
+        assert provider.observe(libvirt, "") == [replace(by_node, present=False)]
+        provider.remove(libvirt, by_node)
+    finally:
+        network.destroy()
 
 
 @pytest.mark.usefixtures("clean_host")

@@ -11,6 +11,7 @@ from ai_how.errors import NotOurs
 from ai_how.host import memory, routes
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.routes import Hop
+from ai_how.providers import network as networks
 from ai_how.resources.route import HostRoute
 
 _MEMORY = "routes.json"
@@ -30,14 +31,17 @@ class _Remembered:
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[HostRoute]:
-    """What carries our mark, and what the kernel or our memory lost of it."""
+    """What carries our mark, and what the kernel or our memory lost of it.
+
+    A route by a router in a network that is stopped is not lost: it comes back with the network, by the hook.
+    """
     known = _recall()
     there = {hop.to: hop.via for hop in _hops() if hop.ours and hop.via is not None}
-    remembered = {to: each.via for to, each in known.items()}
-    return [
-        HostRoute(to, via, known[to].network if to in known else "", present=to in there and to in known)
-        for to, via in sorted({**remembered, **there}.items())
-    ]
+    found = [HostRoute(to, via, "", present=False) for to, via in there.items() if to not in known]
+    for to, each in known.items():
+        present = to in there or (each.network != "" and not _is_active(libvirt, each.network))
+        found.append(HostRoute(to, there.get(to, each.via), each.network, present))
+    return sorted(found, key=lambda each: each.to)
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -67,6 +71,12 @@ def remove(libvirt: Libvirt, have: HostRoute) -> None:
     with _ONE:
         _unset(have.to)
         _remember({to: each for to, each in _recall().items() if to != have.to})
+
+
+def _is_active(libvirt: Libvirt, network: str) -> bool:
+    handle = networks.find(libvirt, network)
+    with libvirt.doing(f"cannot look at network {network}"):
+        return handle is not None and bool(handle.isActive())
 
 
 def _hops() -> tuple[Hop, ...]:

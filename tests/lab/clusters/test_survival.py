@@ -169,11 +169,20 @@ def test_network_that_is_stopped_and_started_by_hand_gets_all_of_it_again(host: 
     before = host.holds()
     host.sh(f"virsh net-destroy one-network; {DELETE_OUR_TABLES}; echo 0 > /proc/sys/net/ipv4/ip_forward")
     assert "table inet ai_how" not in host.holds()
-    assert "10.78.0.0/16" not in host.holds()
+    assert "10.78.0.0/16 via" not in host.holds()
     host.sh("virsh net-start one-network")
     assert host.holds() == before
     assert host.reached() == REACHED
     host.nothing_to_do()
+
+
+def test_cluster_with_a_route_by_its_own_node_goes_down_and_up(host: Host) -> None:
+    before = host.holds()
+    ran = host.lab.run([sys.executable, "-m", "ai_how", "down", ONE, "--timeout", "0"], timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert "10.78.0.0/16 via" not in host.holds()
+    host.up(ONE)
+    assert host.holds() == before
 
 
 def test_flushed_rules_come_back_with_up(host: Host) -> None:
