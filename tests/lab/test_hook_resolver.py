@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,12 +11,10 @@ from pathlib import Path
 
 import pytest
 from tests.lab.naming import cluster, up
-from tests.lab.test_resolver import own_etc, root, systemd_resolved, told, until
+from tests.lab.resolvers import resolving_by, systemd_resolved, told, until
 
 from ai_how.compile.hook import HOOK, LOG
 from ai_how.providers import hook
-
-__all__ = ["root"]
 
 NAME, ADDRESS = "host-a-controller.host-a.internal", "10.81.0.2"
 
@@ -25,13 +24,14 @@ def run(*argv: str) -> None:
 
 
 @contextmanager
-def installed(program: Path) -> Iterator[None]:
+def installed(program: str) -> Iterator[None]:
     """The hook looks where packages install programs. Those of the lab are the machine's own, so: an overlay."""
     over, work = Path("/run/over"), Path("/run/over-work")
     for made in (over, work):
         made.mkdir()
-    wrapper = over / program.name
-    wrapper.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={os.environ["LD_LIBRARY_PATH"]} exec {program} "$@"\n')
+    wrapper = over / program
+    found, libraries = shutil.which(program), os.environ["LD_LIBRARY_PATH"]
+    wrapper.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {found} "$@"\n')
     for path in (over, wrapper):
         path.chmod(0o755)
     run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir=/usr/bin,upperdir={over},workdir={work}", "/usr/bin")
@@ -55,13 +55,11 @@ def restart(libvirt_uri: str) -> Callable[[], None]:
 
 
 def test_resolver_knows_the_names_again_after_a_network_was_stopped_and_started(
-    root: Path,
     restart: Callable[[], None],
 ) -> None:
     with (
-        own_etc("resolv.conf", "passwd", "group", "systemd"),
-        systemd_resolved(root) as host,
-        installed(root / "usr/bin/resolvectl"),
+        resolving_by(systemd_resolved.__name__) as host,
+        installed("resolvectl"),
         up(cluster("host-a", "10.81.0.0/24")) as clusters,
     ):
         known = ("NOERROR", [ADDRESS])
