@@ -158,6 +158,8 @@ def _container() -> Iterator[Place]:
     run("ip", "link", "add", CONTAINERS, "type", "bridge")
     try:
         run("ip", "addr", "add", f"{CONTAINERS_GATEWAY}/24", "dev", CONTAINERS)
+        # Else its link-local address, which it asks for neighbours with, comes a second later.
+        Path(f"/proc/sys/net/ipv6/conf/{CONTAINERS}/accept_dad").write_text("0")
         run("ip", "link", "set", CONTAINERS, "up")
         with attached(CONTAINERS, "02:42:ac:1d:00:0a", name="container") as (place, _):
             place.run(["ip", "addr", "add", f"{CONTAINER}/24", "dev", "eth0"])
