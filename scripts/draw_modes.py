@@ -74,7 +74,7 @@ def together(mode: str) -> tuple[Row, ...]:
 
 
 QUESTIONS = Row("nodes of A", "", back=yes("every question"))
-OUTSIDE = Row("other dns_servers", "8.8.8.8, 1.1.1.1 …", yes("all other names, none of A's"))
+OUTSIDE = Row("other dns_servers", "8.8.8.8, 1.1.1.1 …", yes("all names of no cluster"))
 UNTOLD = Row("the host's resolver", "", back=no("asks others"))
 
 PICTURES = (
