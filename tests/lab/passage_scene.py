@@ -3,6 +3,7 @@
     passage_scene.py networks            a NAT network (pf-nat) and a routed one (pf-route), with our firewall's table
     passage_scene.py docker [COMMAND]    what Docker 27 sets up by COMMAND (iptables), and a container on docker0
     passage_scene.py ufw | nft           firewalls that drop what nobody accepts, in iptables and in a table of its own
+    passage_scene.py firewalld ROOT      the firewalld unpacked in ROOT, and libvirtd anew, which then knows of it
     passage_scene.py pass | unpass       our passages, where they are needed; or none any more
     passage_scene.py look                as JSON: where passages are needed and are, and what other firewalls stop
     passage_scene.py try                 as JSON: what works, and what was said where it does not
@@ -16,12 +17,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,8 @@ SUBNETS = {"pf-nat": IPv4Network("10.77.0.0/24"), "pf-route": IPv4Network("10.78
 LAN = INTERNET.uplink_address.network
 #: A service of the host that nodes must not reach.
 PORT = 7777
+#: Seconds for an answer: a busy machine takes its time, and all are asked at once.
+WITHIN = 2.0
 
 _NETWORK = """
 <network><name>{name}</name><forward mode='{mode}'/><bridge name='{name}' stp='off' delay='0'/>
@@ -117,6 +123,10 @@ table inet filter {
 """
 
 
+#: Where `firewall-cmd` is, too.
+PATHS = {**os.environ, "PATH": f"/run/passage-scene:{os.environ['PATH']}"}
+
+
 def run(*argv: str, text: str = "") -> str:
     return subprocess.run(argv, input=text, check=True, capture_output=True, text=True).stdout
 
@@ -154,6 +164,44 @@ def ufw() -> None:
 
 def nft() -> None:
     run("nft", "-f", "-", text=_NFT)
+
+
+def firewalld(root: str) -> None:
+    """Without systemd: D-Bus starts nothing, and Polkit learns what firewalld's package would have installed."""
+    actions = Path("/run/passage-scene/actions")
+    actions.mkdir(parents=True)
+    (policy,) = Path(root).glob("usr/share/polkit-1/actions/*.server.policy.choice")
+    shutil.copy(policy, actions / policy.name.replace(".server.policy.choice", ".policy"))
+    for upper, lower in (
+        (f"{root}/usr/lib/firewalld", "/usr/lib/firewalld"),
+        (f"{root}/usr/share/dbus-1", "/usr/share/dbus-1"),
+        (str(actions), "/usr/share/polkit-1/actions"),
+    ):
+        run("mount", "-t", "overlay", "overlay", "-o", f"ro,lowerdir={upper}:{lower}", lower)
+    shutil.copytree(f"{root}/etc/firewalld", "/etc/firewalld")
+    Path("/run/dbus").mkdir(exist_ok=True)
+    run("dbus-daemon", "--system", "--fork")
+    program, command = (Path("/run/passage-scene", name) for name in ("firewalld", "firewall-cmd"))
+    for script, place in ((program, "sbin"), (command, "bin")):
+        start = f'exec /usr/bin/python3 -s {root}/usr/{place}/{script.name} "$@"'
+        script.write_text(f"#!/bin/sh\nexport PYTHONPATH={root}/usr/lib/python3/dist-packages\n{start}\n")
+        script.chmod(0o755)
+    with Path("/run/passage-scene/log").open("w") as log:
+        subprocess.Popen([str(program), "--nofork", "--nopid"], stdout=log, stderr=log, start_new_session=True)
+    until("firewall-cmd --state")
+    ended = Path("/run/libvirtd.pid").read_text().strip()
+    run("kill", ended)
+    until(f"! test -e /proc/{ended}")
+    run("libvirtd", "--daemon")
+    until("virsh -q list")
+
+
+def until(command: str) -> None:
+    """Run it until it succeeds."""
+    deadline = time.monotonic() + 20
+    while subprocess.run(["sh", "-c", command], capture_output=True, env=PATHS).returncode != 0:
+        assert time.monotonic() < deadline, command
+        time.sleep(0.05)
 
 
 def unpass() -> None:
@@ -196,23 +244,23 @@ def try_() -> dict[str, str]:
                 continue
             node, other = nodes
             questions |= {
-                f"{mode}: neighbour": ping(node.place, other.ip),
-                f"{mode}: gateway": ping(node.place, node.gateway),
-                f"{mode}: names": dns(node.place, node.gateway, INTERNET.name),
+                f"{mode}: neighbour": ping(node.place, other.ip, within=WITHIN),
+                f"{mode}: gateway": ping(node.place, node.gateway, within=WITHIN),
+                f"{mode}: names": dns(node.place, node.gateway, INTERNET.name, within=WITHIN),
                 f"{mode}: web": _web(node.place),
-                f"{mode}: host's service": tcp(node.place, node.gateway, PORT),
+                f"{mode}: host's service": tcp(node.place, node.gateway, PORT, within=WITHIN),
             }
             if mode == "route":
-                questions[f"{mode}: from the LAN"] = ping(lan, node.ip)
+                questions[f"{mode}: from the LAN"] = ping(lan, node.ip, within=WITHIN)
             if container is not None:
-                questions[f"{mode}: from a container"] = ping(container, node.ip)
+                questions[f"{mode}: from a container"] = ping(container, node.ip, within=WITHIN)
         for name, answer in zip(questions, asyncio.run(_all(list(questions.values()))), strict=True):
             answers[name] = "works" if answer.replied else answer.detail
     return answers
 
 
 def _web(place: Place) -> Coroutine[Any, Any, Answer]:
-    return http(place, IPv4Address(INTERNET.web), INTERNET.name)
+    return http(place, INTERNET.web, INTERNET.name, within=WITHIN)
 
 
 async def _all(questions: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
@@ -223,7 +271,7 @@ def _nodes(stack: ExitStack, bridge: str) -> list[Endpoint]:
     """Two on the bridge; none where DHCP answers nobody."""
     try:
         return [
-            stack.enter_context(endpoint(bridge, f"52:54:00:00:{len(bridge):02x}:0{n}", within=1.0)) for n in (1, 2)
+            stack.enter_context(endpoint(bridge, f"52:54:00:00:{len(bridge):02x}:0{n}", within=WITHIN)) for n in (1, 2)
         ]
     except AiHowError:
         return []
@@ -234,6 +282,7 @@ COMMANDS: dict[str, Any] = {
     "docker": docker,
     "ufw": ufw,
     "nft": nft,
+    "firewalld": firewalld,
     "pass": pass_,
     "unpass": unpass,
     "look": look,

@@ -7,14 +7,22 @@ another program's rules is still held by ours.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fetched import FIREWALLD, fetched
 
+from ai_how.errors import HostError
+from ai_how.host import memory
+from ai_how.host.libvirt import Libvirt
 from ai_how.lab import Lab
+from ai_how.providers import passage
+from ai_how.resources.passage import Passage
 
 SCENE = Path(__file__).with_name("passage_scene.py")
 
@@ -39,9 +47,16 @@ class Host:
         return json.loads(ran.stdout)
 
     def sh(self, script: str) -> str:
-        ran = self.lab.run(["bash", "-ec", script], timeout=60)
+        ran = self.lab.run(["bash", "-ec", f"PATH=/run/passage-scene:$PATH\n{script}"], timeout=60)
         assert ran.returncode == 0, f"{script}: {ran.stdout}{ran.stderr}"
         return ran.stdout
+
+    @staticmethod
+    def wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come about"
+            time.sleep(0.1)
 
     def works(self) -> set[str]:
         """What works of all that is tried."""
@@ -125,3 +140,143 @@ def test_a_table_of_the_administrator_s_is_named_with_commands_that_open_it(host
         host.sh(each["remedy"])
     assert host.works() == ALL
     assert host.do("look")["obstacles"] == []
+
+
+def test_nodes_reach_all_they_should_on_a_host_with_firewalld_also_after_its_reload(host: Host) -> None:
+    host.do("firewalld", str(fetched(FIREWALLD)))
+    host.do("networks")
+    zones = "libvirt\n  interfaces: pf-nat\nlibvirt-routed\n  interfaces: pf-route\n"
+    assert host.sh("firewall-cmd --get-active-zones") == zones
+    assert host.works() == ALL
+    assert host.do("look")["obstacles"] == []
+    host.sh("firewall-cmd --reload")
+    # libvirt hears of it and puts its rules back.
+    host.wait(lambda: host.works() == ALL)
+    assert host.sh("firewall-cmd --get-active-zones") == zones
+    assert host.do("look")["obstacles"] == []
+
+
+def test_a_bridge_that_firewalld_has_in_no_zone_of_libvirt_s_is_named_with_the_command_that_moves_it(
+    host: Host,
+) -> None:
+    host.do("firewalld", str(fetched(FIREWALLD)))
+    host.do("networks")
+    host.sh("firewall-cmd --zone=public --change-interface=pf-nat")
+    assert {name for name in host.works() if name.startswith("nat")} <= {"nat: neighbour", "nat: gateway"}
+    (found,) = host.do("look")["obstacles"]
+    assert found["what"] == "firewalld"
+    assert "pf-nat" in found["why"]
+    assert "pf-route" not in found["why"]
+    host.sh(found["remedy"])
+    assert host.works() == ALL
+    assert host.do("look")["obstacles"] == []
+
+
+def test_a_reload_of_firewalld_empties_iptables_and_our_passages_are_seen_to_be_missing(host: Host) -> None:
+    host.do("firewalld", str(fetched(FIREWALLD)))
+    host.do("networks")
+    host.do("docker")
+    host.do("pass")
+    assert host.works() == ALL  # a real Docker tells firewalld of docker0; the container's own way is not ours
+    assert host.do("look")["passages"] == {"DOCKER-USER": ["pf-nat", "pf-route"]}
+    host.sh("firewall-cmd --reload")
+    assert host.do("look")["passages"] == {"DOCKER-USER": []}
+
+
+@pytest.fixture
+def strangers() -> Iterator[Callable[[], str]]:
+    """Rules of others in this lab's own iptables; what all rules are, without counters."""
+    _iptables("-N", "DOCKER-USER")
+    _iptables("-A", "DOCKER-USER", "-j", "RETURN")
+    _iptables("-A", "FORWARD", "-i", "br-x", "-m", "comment", "--comment", "ai-how's not", "-j", "ACCEPT")
+    _iptables("-A", "FORWARD", "-i", "br-x", "-j", "ACCEPT")
+    try:
+        yield lambda: _iptables("-S")
+    finally:
+        _iptables("-D", "FORWARD", "-i", "br-x", "-j", "ACCEPT")
+        _iptables("-D", "FORWARD", "-i", "br-x", "-m", "comment", "--comment", "ai-how's not", "-j", "ACCEPT")
+        _iptables("-F", "DOCKER-USER")
+        _iptables("-X", "DOCKER-USER")
+
+
+def _iptables(*words: str) -> str:
+    return subprocess.run(["iptables", *words], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def libvirt(libvirt_uri: str) -> Iterator[Libvirt]:
+    with Libvirt(libvirt_uri) as connected:
+        yield connected
+
+
+def test_passages_come_change_and_go_and_leave_the_rules_of_others(
+    libvirt: Libvirt, clean_host: None, strangers: Callable[[], str]
+) -> None:
+    before = strangers()
+    forward, incoming = Passage("FORWARD", ("br-x", "br-y")), Passage("INPUT", ("br-x",))
+    for each in (forward, incoming, forward):
+        passage.create(libvirt, each)
+    assert passage.observe(libvirt, "") == [forward, incoming]
+    for chain, count in (("FORWARD", 4), ("INPUT", 1)):
+        rules = [line for line in strangers().splitlines() if line.startswith(f"-A {chain} ")]
+        ours = [line for line in rules if "--comment ai-how -j" in line]
+        assert ours == rules[:count]
+    assert (memory.DIRECTORY / "passage.rules").read_text() == "FORWARD br-x\nFORWARD br-y\nINPUT br-x\n"
+    fewer = Passage("FORWARD", ("br-y",))
+    passage.change(libvirt, forward, fewer)
+    assert passage.observe(libvirt, "") == [fewer, incoming]
+    passage.remove(libvirt, fewer)
+    passage.remove(libvirt, fewer)
+    assert passage.observe(libvirt, "") == [incoming]
+    passage.remove(libvirt, incoming)
+    assert passage.observe(libvirt, "") == []
+    assert strangers() == before
+    assert list(memory.DIRECTORY.glob("passage*")) == []
+
+
+def test_what_is_missing_half_there_or_there_twice_is_mended(
+    libvirt: Libvirt, clean_host: None, strangers: Callable[[], str]
+) -> None:
+    want = Passage("DOCKER-USER", ("br-x", "br-y", "br-z"))
+    passage.create(libvirt, want)
+    whole = strangers()
+    for line in whole.splitlines():
+        if "br-x" in line and "-o br-x" not in line and "ai-how -j" in line:
+            _iptables("-D", *line.split()[1:])
+        if "-o br-y" in line:
+            _iptables("-A", *line.split()[1:])
+    assert passage.observe(libvirt, "") == [Passage("DOCKER-USER", ("br-z",))]
+    memory.forget("passage.json")
+    assert passage.observe(libvirt, "") == [Passage("DOCKER-USER", ())]
+    passage.change(libvirt, Passage("DOCKER-USER", ()), want)
+    assert sorted(strangers().splitlines()) == sorted(whole.splitlines())
+    assert passage.observe(libvirt, "") == [want]
+    passage.remove(libvirt, want)
+
+
+def test_a_chain_that_went_with_its_program_is_no_trouble_when_the_passage_goes(
+    libvirt: Libvirt, clean_host: None
+) -> None:
+    _iptables("-N", "DOCKER-USER")
+    want = Passage("DOCKER-USER", ("br-x",))
+    passage.create(libvirt, want)
+    _iptables("-F", "DOCKER-USER")
+    _iptables("-X", "DOCKER-USER")
+    gone = Passage("DOCKER-USER", ())
+    assert passage.observe(libvirt, "") == [gone]
+    with pytest.raises(HostError, match="DOCKER-USER"):
+        passage.change(libvirt, gone, want)
+    passage.remove(libvirt, gone)
+    assert passage.observe(libvirt, "") == []
+
+
+def test_without_root_what_was_applied_last_is_seen(
+    libvirt: Libvirt, clean_host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = Passage("FORWARD", ("br-x", "br-y"))
+    passage.create(libvirt, want)
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "is_root", lambda: False)
+        patched.setenv("PATH", "")
+        assert passage.observe(libvirt, "") == [want]
+    passage.remove(libvirt, want)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping
 
+from ai_how.errors import HostError
 from ai_how.host import iptables, memory
 from ai_how.host.libvirt import Libvirt
 from ai_how.resources.passage import Passage
@@ -19,13 +20,16 @@ _ONE = threading.Lock()
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[Passage]:
-    """Our rules by chain. A bridge that lacks one of its rules, or has it twice, is not in it; a chain that is only
-    remembered has none."""
+    """Our rules by chain. A bridge is in it that has each of its rules once and is remembered; with half of that the
+    next run begins anew."""
+    known = _recall()
     if not memory.is_root():
-        return [Passage(chain, bridges) for chain, bridges in sorted(_recall().items())]
+        return [Passage(chain, bridges) for chain, bridges in sorted(known.items())]
     rules = iptables.marked(iptables.read_rules(iptables.list_rules()))
-    chains = sorted({*rules, *_recall()})
-    return [Passage(chain, iptables.complete(chain, rules.get(chain, ()))) for chain in chains]
+    return [
+        Passage(chain, tuple(sorted({*iptables.complete(chain, rules.get(chain, ()))} & {*known.get(chain, ())})))
+        for chain in sorted({*rules, *known})
+    ]
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -54,8 +58,14 @@ def remove(libvirt: Libvirt, have: Passage) -> None:
 
 def _renew(want: Passage) -> None:
     """Have the rules of exactly `want`, whatever of them is there. A chain that went with its program has none."""
-    rules = iptables.marked(iptables.read_rules(iptables.list_rules())).get(want.chain, [])
-    if text := iptables.renewal(want.chain, rules, want.bridges):
+    chains = iptables.read_rules(iptables.list_rules())
+    if want.bridges and want.chain not in chains:
+        raise HostError(
+            f"the chain {want.chain} of iptables is not there any more",
+            why=f"{', '.join(want.bridges)} cannot be accepted in it",
+            remedy="Run the same command again: it looks which chain it is now.",
+        )
+    if text := iptables.renewal(want.chain, iptables.marked(chains).get(want.chain, []), want.bridges):
         iptables.apply(text)
 
 
