@@ -32,6 +32,11 @@ import json, sys
 from ai_how.compile.hook import HOOK
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import hook
+def cut_off(*_):
+    raise KeyboardInterrupt("cut off")
+if sys.argv[1] == "cut off":
+    hook.write_atomically, sys.argv[1] = cut_off, "create"
+    hook._note_who_does_not_know = lambda: None
 with Libvirt() as libvirt:
     said = {"create": lambda: hook.create(libvirt, HOOK), "remove": lambda: hook.remove(libvirt, HOOK),
             "known": lambda: hook.hook_known(libvirt), "foreign": lambda: hook.foreign(libvirt, [HOOK.path]),
@@ -67,6 +72,11 @@ class Host:
         ran = self.lab.run([sys.executable, "-c", CALL, verb], timeout=60)
         assert ran.returncode == 0, ran.stderr
         return json.loads(ran.stdout)
+
+    def fails_in_hook(self, verb: str) -> str:
+        ran = self.lab.run([sys.executable, "-c", CALL, verb], timeout=60)
+        assert ran.returncode != 0
+        return ran.stderr
 
     def write(self, path: str | Path, text: str) -> None:
         self.lab.run(["sh", "-c", 'mkdir -p "${1%/*}"; printf %s "$2" > "$1"', "write", str(path), text], check=True)
@@ -152,6 +162,28 @@ def test_file_without_our_mark_is_somebody_elses(host: Host) -> None:
     host.sh(f"rm {PATH}")
     host.hook("create")
     assert host.hook("foreign") == {}
+
+
+def test_file_of_somebody_else_in_place_of_ours_is_neither_written_nor_removed(host: Host) -> None:
+    host.hook("create")
+    theirs = "#!/bin/sh\nexit 0\n"
+    host.write(PATH, theirs)
+    assert host.hook("observe") == [False, 0]
+    assert "NotOurs" in host.fails_in_hook("create")
+    host.hook("remove")
+    assert host.sh(f"cat {PATH}") == theirs
+
+
+def test_hook_that_was_cut_off_before_its_file_is_seen_completed_and_removed(host: Host) -> None:
+    look = "find /etc/libvirt /run /var/lib/ai-how ! -path '/run/libvirt*' -printf '%p %m %y\\n' | sort"
+    before = host.sh(look)
+    for after in ("create", "remove"):
+        assert "cut off" in host.fails_in_hook("cut off")
+        assert host.hook("observe") == [False, 1]
+        host.hook(after)
+        assert host.hook("observe") == ([True, 1] if after == "create" else [False, 0])
+        host.hook("remove")
+    assert host.sh(look) == before
 
 
 def test_libvirt_runs_a_new_hook_without_a_restart(either_host: Host) -> None:

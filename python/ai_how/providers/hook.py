@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ai_how.compile.hook import LOG, MARK, UNKNOWN
-from ai_how.errors import HostError
+from ai_how.errors import HostError, NotOurs
 from ai_how.host import daemon, memory
 from ai_how.host.files import write_atomically
 from ai_how.host.libvirt import Libvirt
@@ -25,13 +25,16 @@ _UNREADABLE = "a file that cannot be read"
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[Hook]:
-    """Our file as it is; what it was last, where this user may not look."""
+    """Our file as it is, empty where it is gone or was not written yet; what it was last, where this user may not
+    look."""
+    said = memory.recall(_MEMORY)
     try:
         found = _read(Path(PATH))
     except OSError:
-        said = memory.recall(_MEMORY) or {}
-        return [Hook(said["content"], said["mode"])] if "content" in said else []
-    return [found] if found is not None and found.content.startswith(MARK) else []
+        return [] if said is None else [Hook(said["content"], said["mode"])]
+    if found is None:
+        return [] if said is None or _stranger(Path(PATH)) else [Hook("", "")]
+    return [found] if found.content.startswith(MARK) else []
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -42,6 +45,12 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
 def create(libvirt: Libvirt, want: Hook) -> None:
     """Write it, with the directories that it needs, and let libvirt know of it."""
     path = Path(want.path)
+    if owner := _stranger(path):
+        raise NotOurs(
+            f"libvirt's network hook {path} is not written",
+            why=f"it is {owner}",
+            remedy="Give it another name, and run the same command again: libvirt runs every file in that directory.",
+        )
     missing = [str(each) for each in reversed(path.parents) if not each.exists()]
     made = [each for each in _made() if each not in missing] + missing
     memory.remember(_MEMORY, {"made": made, "content": want.content, "mode": want.mode})
@@ -69,7 +78,7 @@ def remove(libvirt: Libvirt, have: Hook) -> None:
     """Remove it, the directories that we made if nobody else uses them, and what it left behind."""
     path = Path(have.path)
     try:
-        for file in (path, Path(LOG), Path(UNKNOWN)):
+        for file in (Path(LOG), Path(UNKNOWN)) if _stranger(path) else (path, Path(LOG), Path(UNKNOWN)):
             file.unlink(missing_ok=True)
     except OSError as error:
         raise _trouble(path, error) from error
