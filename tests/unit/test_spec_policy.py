@@ -379,6 +379,12 @@ MEANING = [
         "lies in 10.5.0.0/16, to which it shall lead", "leave `via` out"),
     Bad("via loopback", ROUTED + "routes: [{to: 10.5.0.0/16, via: 127.0.0.1}] #!", "routes[0].via",
         "not the address of a router", "the host reaches"),
+    Bad("via 224.0.0.9", ROUTED + "routes: [{to: 10.5.0.0/16, via: 224.0.0.9}] #!", "routes[0].via",
+        "not the address of a router", "the host reaches"),
+    Bad("via 0.0.0.0", ROUTED + "routes: [{to: 10.5.0.0/16, via: 0.0.0.0}] #!", "routes[0].via",
+        "not the address of a router", "the host reaches"),
+    Bad("via 255.255.255.255", ROUTED + "routes: [{to: 10.5.0.0/16, via: 255.255.255.255}] #!", "routes[0].via",
+        "not the address of a router", "the host reaches"),
     Bad("slow check", sd("check: {interval: 2, timeout: 3}"), "service_discovery.check.timeout",
         "a check of 3 s does not fit into 2 s", "at most the interval"),
     Bad("slow check by default", sd("check: {timeout: 9}"), "service_discovery.check.timeout",
@@ -421,6 +427,57 @@ ADVICE = [
     Bad("token in clear text", sd("token_file: t", "address: http://10.0.0.5:8500"), "service_discovery.token_file",
         "in clear text", "https://", WARNING),
 ]  # fmt: skip
+
+
+#: What gives no reason to say anything.
+QUIET = {
+    "the resolver where it has effect": "dns_mode: shared_dns\nhost_resolver: dnsmasq",
+    "no resolver": ROUTED + "nat: false",
+    "allowed nothing": "firewall: {egress: deny}",
+    "allowed beside blocked": "firewall: {egress: deny, allow_networks: [10.0.0.0/9], block_networks: [10.128.0.0/9]}",
+    "the gateway asks": "dns_servers: [192.168.100.1, 8.8.8.8]\nfirewall: {egress: deny, block_networks: [8.8.8.0/24]}",
+    "asked servers allowed": "dns_servers: [8.8.8.8, 1.1.1.1]\n"
+    "firewall: {egress: deny, allow_networks: [8.8.8.8, 1.1.1.0/24], block_networks: [9.9.9.9]}",
+    "asked servers where all is allowed": "dns_servers: [8.8.8.8, 1.1.1.1]\nfirewall: {allow_from: [198.51.100.0/24]}",
+    "TLS": "dns_mode: service_discovery\nservice_discovery: {address: https://10.0.0.5:8501, token_file: t, tls: {}}",
+    "a token on this host": "dns_mode: service_discovery\nservice_discovery: {token_file: t}",
+    "a token to localhost": "dns_mode: service_discovery\nservice_discovery: {address: localhost:8500, token_file: t}",
+    "no token": "dns_mode: service_discovery\nservice_discovery: {address: 10.0.0.5:8500}",
+    "other ports and protocols": "firewall: {expose: [2222:hpc-controller:22, 22:hpc-controller/udp]}",
+}
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_what_is_meant_so_is_not_remarked_upon(name: str, tmp_path: Path) -> None:
+    usual = {"the gateway 192.168.100.1 is not among", "hpc-compute-02 takes whatever DHCP gives"}
+    found = [p.message for p in problems(tmp_path / "c.yaml", text(QUIET[name]))]
+    assert [each for each in found if not each.startswith(tuple(usual))] == []
+
+
+def test_everything_allowed_is_one_remark_and_not_one_for_each_that_is_blocked(tmp_path: Path) -> None:
+    lists = "egress: deny, allow_networks: [0.0.0.0/0], allow_from: [0.0.0.0/0], block_networks: [10.0.0.0/8]"
+    found = problems(tmp_path / "c.yaml", text(f"firewall: {{{lists}}}"))
+    assert [p.dotted.rpartition(".")[2] for p in found if "firewall" in p.dotted] == [
+        "allow_networks[0]",
+        "allow_from[0]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("network", "path"),
+    [
+        ("firewall: {egress: denied, allow_networks: [10.0.0.0/8]}", "firewall.egress"),
+        (
+            "dns_mode: service_discovery\nservice_discovery: {tls: {cert_file: c, key_file: []}}",
+            "service_discovery.tls.key_file",
+        ),
+        ("firewall: {enabled: false, egress: denied}", "firewall.egress"),
+    ],
+)
+def test_a_wrong_value_invents_no_problem_of_its_neighbours(network: str, path: str, tmp_path: Path) -> None:
+    found = [p for p in problems(tmp_path / "c.yaml", text(network)) if "firewall.enabled" not in p.dotted]
+    about = [p.dotted.removeprefix("clusters.hpc.network.") for p in found if "network." in p.dotted]
+    assert [each for each in about if each != "service_discovery.tls"] == [path]
 
 
 def problems(path: Path, written: str) -> list[Problem]:

@@ -128,12 +128,14 @@ def _same_zone(one: Neighbour, other: Neighbour) -> Iterator[Clash]:
         )
     else:
         return
-    better = next((each for each in (f"{one.cluster}.internal", f"{one.cluster}.test") if not _nested(each, other)), "")
-    yield Clash(("domain",), message, f"write for example domain: {better or f'{one.cluster}.example'}")
-
-
-def _nested(domain: str, other: Neighbour) -> bool:
-    return f".{domain}".endswith(f".{other.domain}") or f".{other.domain}".endswith(f".{domain}")
+    # The default domain, where that is not the one that clashes.
+    better = f"{one.cluster}.internal"
+    inside = other.domain in ("internal", better) or other.domain.endswith(f".{better}")
+    yield Clash(
+        ("domain",),
+        message,
+        f"write for example domain: {one.cluster}.test" if inside else f"write for example domain: {better}",
+    )
 
 
 def _led(one: Neighbour, other: Neighbour) -> Iterator[Clash]:

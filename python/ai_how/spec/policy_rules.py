@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
-from ai_how.config.model import DiscoveryConfig, FirewallConfig, RouteConfig
+from ai_how.config.model import DiscoveryConfig, FirewallConfig
 from ai_how.config.terms import DnsMode, Egress, Protocol
 from ai_how.errors import Path, Problem, some
 from ai_how.spec.addressing import hosts
@@ -102,7 +102,7 @@ def _routes(view: View) -> Iterator[Problem]:
             yield view.error((*path, "to"), *wrong)
         elif first != i:
             yield view.error((*path, "to"), f"there are two routes to {route.to}", "keep one of them")
-        if isinstance(route, RouteConfig) and route.via is not None:
+        if route.via is not None:
             yield from _router(view, (*path, "via"), route.to, route.via)
 
 
@@ -127,7 +127,7 @@ def _router(view: View, path: Path, to: IPv4Network, via: IPv4Address) -> Iterat
     elif via in to:
         hint = "leave `via` out where the host is in that network"
         yield view.error(path, f"the router {via} lies in {to}, to which it shall lead", hint)
-    elif via in view.subnet and via in (view.subnet.network_address, view.subnet.broadcast_address):
+    elif via in (view.subnet.network_address, view.subnet.broadcast_address):
         yield view.error(path, f"{via} is no host of {view.subnet}", "write the address of the router")
     elif via.is_loopback or via.is_multicast or via.is_unspecified or int(via) >> 28 == 15:
         yield view.error(path, f"{via} is not the address of a router", "write an address that the host reaches")
@@ -186,7 +186,6 @@ def _egress(view: View, firewall: FirewallConfig, path: Path) -> Iterator[Proble
 
 def _exposed(view: View, firewall: FirewallConfig, path: Path) -> Iterator[Problem]:
     places = {place.name: place for place in view.places}
-    leases = view.config.network.static_leases
     whole = not {(*view.root, "controller"), (*view.root, "compute_nodes")} & view.document.broken
     used: dict[tuple[int, Protocol], str] = {}
     unknown = 0
@@ -197,7 +196,7 @@ def _exposed(view: View, firewall: FirewallConfig, path: Path) -> Iterator[Probl
             unknown += 1
             hint = did_you_mean(each.node, [*places]) if unknown <= 3 else "see the names of the nodes above"
             yield view.error((*at, "node"), f"the cluster has no node {each.node}", hint)
-        elif place is not None and place.dynamic and each.node not in leases:
+        elif place is not None and place.dynamic:
             message = f"{each.node} takes whatever DHCP gives: no port can lead to it"
             yield view.error((*at, "node"), message, "leave out the word DHCP: the node gets a reserved address")
         port = (each.host_port, each.protocol)

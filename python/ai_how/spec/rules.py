@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 from ai_how.config.fields import MAX_LABEL, bridge_from
 from ai_how.config.load import Document
 from ai_how.config.model import ClusterConfig, ComputeGroupConfig
-from ai_how.config.terms import AddressChoice, Egress, MacAddress
+from ai_how.config.terms import AddressChoice, MacAddress
 from ai_how.errors import Path, Problem, Severity
 from ai_how.spec.addressing import Assigned, Space, hosts, space
 from ai_how.spec.known import Known
@@ -418,10 +418,9 @@ def _dns_advice(view: View, gate: IPv4Address) -> Iterator[Problem]:
             yield view.warning(path, message, f"write {gate} first", at_key=True)
         listed = ", ".join(str(server) for server in dict.fromkeys((gate, *servers, "8.8.8.8", "1.1.1.1")))
         if set(servers) == {gate}:
-            firewall = view.config.network.firewall
-            if firewall is None or firewall.egress is Egress.ALLOW:  # else it is what was meant
-                message = f"the gateway {gate} has no server to ask: only names of clusters resolve"
-                yield view.warning(path, message, f"write for example [{listed}]", at_key=True)
+            # libvirt gives dnsmasq no-resolv only beside forwarders (networkDnsmasqConfContents).
+            message = f"the gateway {gate} alone is listed: it asks the servers of the host's /etc/resolv.conf"
+            yield view.warning(path, message, f"write for example [{listed}]", at_key=True)
         elif len(set(servers)) == 1:
             message = f"a single DNS server, {servers[0]}: without it no name resolves"
             yield view.warning(path, message, f"write for example [{listed}]", at_key=True)
