@@ -23,9 +23,6 @@ from ai_how.host.process import output
 NETWORKMANAGER_FILES = Path("/etc/NetworkManager/dnsmasq.d")
 DNSMASQ_FILES = Path("/etc/dnsmasq.d")
 
-#: Settings of NetworkManager itself.
-NETWORKMANAGER_SETTINGS = Path("/etc/NetworkManager/conf.d")
-
 _RESOLV_CONF = Path("/etc/resolv.conf")
 _NSSWITCH = Path("/etc/nsswitch.conf")
 #: systemd-resolved's stub resolvers (systemd-resolved.service(8)).
@@ -197,10 +194,10 @@ def revert_link(bridge: str) -> None:
 # NetworkManager and dnsmasq: told by files, then to read them
 
 
-def reload_networkmanager(part: str = "dns-full") -> None:
-    """Have NetworkManager read again `part` of what it reads (nmcli(1)): `conf`, its settings, or `dns-full`, for which
-    it starts its dnsmasq anew. Raises CommandFailed."""
-    output(["nmcli", "general", "reload", part], remedy="Look at it: systemctl status NetworkManager")
+def reload_networkmanager() -> None:
+    """Have NetworkManager start its dnsmasq anew, which reads its files only then (nmcli(1)). Raises CommandFailed."""
+    remedy = "Look at it: systemctl status NetworkManager"
+    output(["nmcli", "general", "reload", "dns-full"], remedy=remedy)
 
 
 def networkmanager_runs() -> bool:

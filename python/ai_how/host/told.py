@@ -12,7 +12,7 @@ from pathlib import Path
 from ai_how.errors import HostError
 from ai_how.host.files import write_atomically
 
-#: The beginning of every file of ours: a comment for dnsmasq, and in key files.
+#: The beginning of every file of ours.
 MARK = "# Written by ai-how, which overwrites it"
 UNREAD = "# Not read yet."
 

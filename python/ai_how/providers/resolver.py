@@ -46,8 +46,7 @@ def observe(libvirt: Libvirt, cluster: str) -> list[ResolverRoute]:
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     """Files of these networks that are there without our mark."""
-    directories = (*_FILES.values(), host.NETWORKMANAGER_SETTINGS)
-    paths = [(name, told.file_of(directory, name, "conf")) for name in names for directory in directories]
+    paths = [(name, _path(manager, name)) for name in names for manager in _FILES]
     return {
         name: f"a file {path} that ai-how did not write"
         for name, path in paths
@@ -80,7 +79,7 @@ def remove(libvirt: Libvirt, have: ResolverRoute) -> None:
         if have.manager in _FILES:
             told.untell(_path(have.manager, have.network), partial(_reload_if_it_runs, have.manager))
         else:
-            _revert(have)
+            _revert(have.bridge)
             _remember({name: each for name, each in _remembered().items() if name != have.network})
 
 
@@ -182,16 +181,7 @@ def _in_force(remembered: Iterable[ResolverRoute]) -> list[ResolverRoute]:
         if not memory.is_root():
             return list(remembered)
         links = {}
-    return [
-        judge(each, links, present=_is_there(each.bridge)) if _is_left_alone(each) else replace(each, zones=())
-        for each in remembered
-    ]
-
-
-def _is_left_alone(route: ResolverRoute) -> bool:
-    """Whether NetworkManager was told of the bridge, if anything was begun to tell it."""
-    path, lines = _unmanaged(route)
-    return told.read_lines(path) in (None, lines)
+    return [judge(each, links, present=_is_there(each.bridge)) for each in remembered]
 
 
 def judge(remembered: ResolverRoute, links: Mapping[str, host.Link], *, present: bool) -> ResolverRoute:
@@ -207,32 +197,14 @@ def judge(remembered: ResolverRoute, links: Mapping[str, host.Link], *, present:
 
 def _apply(route: ResolverRoute) -> None:
     if not route.zones:
-        _revert(route)
-        return
-    if host.networkmanager_runs():
-        path, lines = _unmanaged(route)
-        told.tell(path, lines, partial(host.reload_networkmanager, "conf"))
-    if _is_there(route.bridge):
+        _revert(route.bridge)
+    elif _is_there(route.bridge):
         host.set_link(route.bridge, route.server, route.zones)
 
 
-def _revert(route: ResolverRoute) -> None:
-    if _is_there(route.bridge):
-        host.revert_link(route.bridge)
-    path, _ = _unmanaged(route)
-    told.untell(path, _reload_settings_if_it_runs)
-
-
-def _reload_settings_if_it_runs() -> None:
-    if host.networkmanager_runs():
-        host.reload_networkmanager("conf")
-
-
-def _unmanaged(route: ResolverRoute) -> tuple[Path, tuple[str, ...]]:
-    """The file that has NetworkManager leave the bridge alone, and its lines: on links that it has a part in, also
-    those that others made, it resets what systemd-resolved knows whenever a connection of its own comes or goes."""
-    path = told.file_of(host.NETWORKMANAGER_SETTINGS, route.network, "conf")
-    return path, ("[keyfile]", f"unmanaged-devices+=interface-name:{route.bridge}")
+def _revert(bridge: str) -> None:
+    if _is_there(bridge):
+        host.revert_link(bridge)
 
 
 def _is_there(bridge: str) -> bool:
