@@ -199,7 +199,7 @@ def test_nodes_go_to_another_agent_and_leave_the_first(
         network, wanted = bring_up(libvirt, made(consul.discovery()))
         moved = tuple(replace(each, discovery=second.discovery()) for each in wanted)
         (step, _) = make_plan(moved, provider.observe(libvirt, "found")).steps
-        assert [each.field for each in step.fields] == ["discovery"]
+        assert [each.field for each in step.fields] == ["discovery", "agent"]
         for have, want in zip(wanted, moved, strict=True):
             provider.change(libvirt, have, want)
         assert consul.services() == {}

@@ -76,7 +76,7 @@ def create(libvirt: Libvirt, want: Registration) -> None:
 def change(libvirt: Libvirt, have: Registration, want: Registration) -> None:
     """Register it anew, which Consul does in place; at another agent, first there and then no longer here."""
     create(libvirt, want)
-    if Told(have.cluster, have.discovery).agent != Told(want.cluster, want.discovery).agent:
+    if have.agent != want.agent:
         remove(libvirt, have)
 
 

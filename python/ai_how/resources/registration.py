@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any, ClassVar
 
@@ -24,7 +24,8 @@ NO_CHECK = Check(port=0, interval=0, timeout=0)
 class Registration:
     """Node `node` of `cluster` as an instance of service `service` at `ip`, looked after by `check`.
 
-    `discovery` says which agent it is registered with; `network` is the cluster's, whose mark keeps that.
+    `discovery` says how its agent is reached, and `agent` which one that is; `network` is the cluster's, whose mark
+    keeps that. Another way to the same agent, such as another token, makes no difference to what is registered.
     """
 
     kind: ClassVar[Kind] = Kind.REGISTRATION
@@ -32,11 +33,15 @@ class Registration:
     node: str
     cluster: str
     network: str
-    discovery: Discovery = managed(Impact.LIVE)
+    discovery: Discovery = field(compare=False, metadata={"impact": Impact.LIVE})
     service: str = managed(Impact.LIVE)
     ip: IPv4Address = managed(Impact.LIVE)
     tags: tuple[str, ...] = managed(Impact.LIVE)
     check: Check = managed(Impact.LIVE)
+    agent: str = field(init=False, metadata={"impact": Impact.LIVE})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "agent", self.discovery.address)
 
     def __str__(self) -> str:
         return f"{self.node} as {self.service}.service.{ZONE} in Consul at {self.discovery.address}"
