@@ -31,7 +31,7 @@ CONTAINERS = "fw-docker"
 CONTAINERS_GATEWAY = IPv4Address("172.29.0.1")
 
 #: Letter of a cluster → libvirt's forward mode of its network. Its subnet is 10.6<place in this list>.0.0/24.
-MODES = {"a": "nat", "b": "nat", "r": "route", "s": "route"}
+MODES = {"a": "nat", "b": "nat", "r": "route", "s": "route", "o": "open"}
 
 _NETWORK = """
 <network><name>fw-{letter}</name><forward mode='{mode}'/><bridge name='fw-{letter}' stp='off' delay='0'/>
@@ -61,7 +61,7 @@ def rules(letter: str, **more: Any) -> ClusterRules:
         subnet=subnet(letter),
         gateway=gateway(letter),
         macs=(mac(letter, 1), mac(letter, 2)),
-        masquerade=MODES[letter] == "route",
+        masquerade=MODES[letter] != "nat",
     )
     return replace(default, **more)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 import pytest
 from tests.lab.firewall_scene import (
+    CONTAINER,
     CONTAINERS,
     PORT,
     Scene,
@@ -25,10 +29,13 @@ from tests.lab.firewall_scene import (
 )
 
 from ai_how.config.terms import Egress, Protocol
+from ai_how.host import nftables
 from ai_how.lab import Internet
+from ai_how.probe.dhcp import Message, message, read_reply
 from ai_how.probe.packets import ask, dns, forged, http, ping, tcp, udp
 from ai_how.probe.responder import tap
 from ai_how.resources.firewall import Denial
+from ai_how.resources.ruleset import render
 from ai_how.spec.policy import Exposure, Port
 
 WEB = IPv4Network("198.51.100.0/24")
@@ -53,6 +60,23 @@ def setting(path: Path | str, value: str) -> Iterator[None]:
         path.write_text(before)
 
 
+def test_a_lease_is_renewed_at_the_own_gateway_and_asked_for_nowhere_else(scene: Scene) -> None:
+    node = scene.nodes["a1"]
+    asked = message(Message.REQUEST, b"anew", node.mac, client=node.ip)
+    with scene.table(rules("a"), rules("b")), scene["a1"].socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind(("", 68))
+        client.settimeout(1)
+        client.sendto(asked, (str(gateway("a")), 67))
+        reply = read_reply(client.recv(65536))
+        assert reply is not None
+        assert (reply.message, reply.address) == (Message.ACK, node.ip)
+        before = denials()[Denial.HOST_SERVICE]
+        client.sendto(asked, (str(gateway("b")), 67))
+        with pytest.raises(TimeoutError):
+            client.recv(65536)
+        assert denials()[Denial.HOST_SERVICE] > before
+
+
 def test_blocked_networks_are_out_of_reach_and_everything_else_is_not(scene: Scene, internet: Internet) -> None:
     with scene.table(rules("a", block_networks=(WEB,)), rules("b")):
         denied(Denial.BLOCKED_NETWORK, http(scene["a1"], internet.web, internet.name))
@@ -74,7 +98,7 @@ def test_blocked_networks_win_over_peers_but_not_over_the_cluster_itself(scene: 
 def test_a_connection_that_exists_ends_when_its_network_is_blocked(scene: Scene, internet: Internet) -> None:
     with scene.table(rules("a")):
         replied(ping(scene["a1"], internet.web))
-        with scene["a1"].socket(2, 1) as client:
+        with scene["a1"].socket(socket.AF_INET, socket.SOCK_STREAM) as client:
             client.settimeout(0.5)
             client.connect((str(internet.web), 80))
             client.send(b"GET / HTTP/1.0\r\n")
@@ -194,6 +218,53 @@ def test_a_pair_is_one_way_only_where_it_is_said_one_way(scene: Scene) -> None:
     """A reply needs the way back to be allowed, whatever conntrack says of it."""
     with scene.table(rules("r", peers=("fw-s",)), rules("s")):
         denied(Denial.OTHER_CLUSTER, tcp(scene["r1"], scene.ip("s1"), PORT))
+
+
+def test_a_node_may_be_the_router_of_a_network_behind_it(scene: Scene) -> None:
+    """With libvirt's forward mode `open`; in `route` libvirt rejects what is not of the network's subnet."""
+    behind = IPv4Network("10.200.0.0/16")
+    router = scene["o2"]
+    router.run(["ip", "addr", "add", f"{behind[1]}/32", "dev", "lo"])
+    run("ip", "route", "add", str(behind), "via", str(scene.ip("o2")))
+    try:
+        one, other = rules("r", peers=("fw-o",)), rules("o", peers=("fw-r",))
+        with scene.table(one, other):
+            denied(Denial.SPOOFED_SOURCE, tcp(scene["r1"], behind[1], PORT))
+        with scene.table(one, replace(other, behind=(behind,)), rules("a")):
+            replied(tcp(scene["r1"], behind[1], PORT))
+            denied(Denial.OTHER_CLUSTER, tcp(scene["a1"], behind[1], PORT))
+    finally:
+        run("ip", "route", "del", str(behind))
+        router.run(["ip", "addr", "del", f"{behind[1]}/32", "dev", "lo"])
+
+
+def test_no_packet_slips_through_while_rules_are_loaded_anew(scene: Scene) -> None:
+    token = b"slips through"
+    with (
+        scene.table(rules("a"), rules("r")) as table,
+        tap(scene.container, "eth0") as seen,
+        scene["a1"].socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        text, sent = render(table), 0
+        with ThreadPoolExecutor(1) as worker:
+            loading = worker.submit(_load_often, text)
+            while not loading.done():
+                with suppress(OSError):  # the last one was rejected
+                    sender.sendto(token, (str(CONTAINER), PORT))
+                sent += 1
+        loading.result()
+        assert sent > 1000
+        assert not seen.saw(token)
+        replied(ping(scene.host, CONTAINER))
+    with tap(scene.container, "eth0") as seen, scene["a1"].socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(token, (str(CONTAINER), PORT))
+        replied(ping(scene["a1"], CONTAINER))
+        assert seen.saw(token)
+
+
+def _load_often(text: str) -> None:
+    for _ in range(30):
+        nftables.load(text)
 
 
 @pytest.mark.parametrize("target", ["s1", "internet", "gateway"])
