@@ -67,6 +67,19 @@ def test_nodes_resolve_names_and_addresses_of_their_own_and_of_their_peers_both_
         ]
 
 
+def test_routed_clusters_know_each_others_names_and_not_those_of_another_mode(libvirt_uri: str) -> None:
+    routed = (cluster("way-a", "10.75.0.0/24", "routed"), cluster("way-b", "10.76.0.0/20", "routed"))
+    with up(*routed, cluster("other", "10.77.0.0/24")) as made:
+        for asker in ("way-a", "way-b"):
+            assert node(made[asker].asks("way-a-controller.way-a.internal", "10.76.0.2")) == [
+                ("NOERROR", ["10.75.0.2"]),
+                ("NOERROR", ["way-b-controller.way-b.internal."]),
+            ]
+            assert made[asker].asks("other-controller.other.internal")[0].found != ["10.77.0.2"]
+        assert made["other"].asks("way-a-controller.way-a.internal")[0].found != ["10.75.0.2"]
+        assert made["other"].asks("other-controller.other.internal")[0].found == ["10.77.0.2"]
+
+
 UNKNOWN = ("nobody.{0}.internal", "nobody.{0}.internal/AAAA", "a.b.{0}.internal", "_x._tcp.{0}.internal/SRV", "{1}.77")
 
 
