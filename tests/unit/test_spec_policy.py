@@ -341,7 +341,7 @@ MEANING = [
         "cannot be without", "dns_mode: isolated"),
     Bad("no firewall in routed", ROUTED + fw("enabled: false"), "firewall.enabled", "made of firewall rules",
         "isolated"),
-    Bad("off and yet something", fw("allow_from: [198.51.100.0/24]", "enabled: false"), "firewall.allow_from",
+    Bad("off and yet something", fw("allow_from: [192.168.100.0/25]", "enabled: false"), "firewall.allow_from",
         "`allow_from` has no effect where `enabled` is false", "leave it out"),
     Bad("the own subnet blocked", fw("block_networks: [192.168.100.0/24]"), "firewall.block_networks[0]",
         "is the cluster's own subnet", "leave it out"),

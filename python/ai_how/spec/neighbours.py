@@ -128,14 +128,10 @@ def _same_zone(one: Neighbour, other: Neighbour) -> Iterator[Clash]:
         )
     else:
         return
-    # The default domain, where that is not the one that clashes.
-    better = f"{one.cluster}.internal"
-    inside = other.domain in ("internal", better) or other.domain.endswith(f".{better}")
-    yield Clash(
-        ("domain",),
-        message,
-        f"write for example domain: {one.cluster}.test" if inside else f"write for example domain: {better}",
-    )
+    usual = f"{one.cluster}.internal"
+    inside = other.domain in ("internal", usual) or other.domain.endswith(f".{usual}")
+    better = f"{one.cluster}.test" if inside else usual
+    yield Clash(("domain",), message, f"write for example domain: {better}")
 
 
 def _led(one: Neighbour, other: Neighbour) -> Iterator[Clash]:
