@@ -15,24 +15,22 @@ from ai_how.spec.cluster import Cluster
 def discoverable(
     want: tuple[Resource, ...], spec: Cluster, observed: Observed, progress: Progress
 ) -> tuple[Resource, ...]:
-    """`want`, without its registrations where Consul is away and the configuration does without.
+    """`want`, with registrations as they are where Consul is away and the configuration does without.
 
     Raises HostError where it does not.
     """
     discovery = spec.network.policy.discovery
     if discovery is None:
         return want
-    there = {each for each in observed.resources if isinstance(each, Registration)}
     try:
-        if observed.unseen is not None:
-            raise observed.unseen
-        if not there.issuperset(each for each in want if isinstance(each, Registration)):
-            check_consul(discovery)
+        check_consul(discovery)
     except HostError as error:
         if discovery.required:
             raise
         progress(Note(f"nodes are not registered in Consul, a later up does it: {error}", warning=True))
-        return tuple(each for each in want if not isinstance(each, Registration) or each in there)
+        there = [each for each in observed.resources if isinstance(each, Registration)]
+        others = [each for each in want if not isinstance(each, Registration)]
+        return (*others, *(each for each in there if each.agent == discovery.address))
     return want
 
 

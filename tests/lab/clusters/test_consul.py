@@ -334,6 +334,40 @@ def test_destroy_without_consul_goes_on_and_what_is_left_there_goes_with_the_nex
         assert registered(again) == []
 
 
+def test_another_consul_takes_over_from_one_that_is_gone(
+    no_consul_yet: Callable[[], contextlib.AbstractContextManager[Agent]],
+    ai_how: AiHow,
+    found: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    with no_consul_yet():
+        ok(ai_how("up", found(), "--no-start", "--no-wait"))
+    with agent(tmp_path / "heir", 8540) as heir:
+        path = found(address=heir.address, dns_port=heir.dns_port)
+        said = ok(ai_how("up", path, "--no-start", "--no-wait"))
+        assert (
+            "nodes of tried are still registered in Consul: Consul at http://127.0.0.1:8500 cannot be reached" in said
+        )
+        assert len(registered(heir)) == 2
+        with no_consul_yet() as again:
+            until(lambda: len(registered(again)) == 2)
+            ok(ai_how("up", path, "--no-start", "--no-wait"))
+            assert registered(again) == []
+        ok(ai_how("destroy", "tried", "--yes"))
+        assert registered(heir) == []
+
+
+def test_registrations_stay_where_consul_serves_only_half_and_is_not_required(
+    consul: Agent, ai_how: AiHow, found: Callable[..., Path]
+) -> None:
+    ok(ai_how("up", found(required=False), "--no-start", "--no-wait"))
+    before = consul.services()
+    said = ok(ai_how("up", found(required=False, dns_port=9, tags=["new"]), "--no-start", "--no-wait"))
+    assert "Consul's DNS does not answer at 127.0.0.1, port 9: nothing listens there" in said
+    assert consul.services() == before
+    ok(ai_how("destroy", "tried", "--yes"))
+
+
 def test_up_that_is_killed_leaves_nothing_in_consul_after_the_next_destroy(
     consul: Agent, ai_how: AiHow, found: Callable[..., Path], clean_host: None
 ) -> None:
