@@ -12,6 +12,7 @@ from lxml import etree
 from ai_how.resources import xml
 from ai_how.resources.base import Impact, Kind, ResourceId, identity_uuid, managed
 from ai_how.resources.firewall import TABLE
+from ai_how.resources.hook import PATH as HOOK_PATH
 from ai_how.resources.policy import read_policy, write_policy
 from ai_how.resources.servers import servers_option
 from ai_how.resources.sysctl import FORWARDING
@@ -99,9 +100,13 @@ class VirtualNetwork:
 
     @property
     def needs(self) -> tuple[ResourceId, ...]:
-        # Rules are there before what they hold, a setting is remembered before libvirt changes it, and dnsmasq does not
-        # start without its file.
-        of_host = (ResourceId(Kind.FIREWALL, TABLE), ResourceId(Kind.SYSCTL, FORWARDING))
+        # Rules are there before what they hold, a setting is remembered before libvirt changes it, libvirt knows the
+        # hook, and dnsmasq does not start without its file.
+        of_host = (
+            ResourceId(Kind.FIREWALL, TABLE),
+            ResourceId(Kind.SYSCTL, FORWARDING),
+            ResourceId(Kind.HOOK, HOOK_PATH),
+        )
         file = (ResourceId(Kind.SERVERS, self.name),) if servers_option(self.name) in self.dnsmasq_options else ()
         return (*(of_host if self.policy.firewall.enabled else ()), *file)
 
