@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 from ipaddress import IPv4Address, IPv4Network
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -154,24 +153,16 @@ table bridge another {{
     assert read_owners("") == {}
 
 
-def test_digest_ignores_counters_handles_and_order_within_sets_and_nothing_else() -> None:
-    def listing(**more: Any) -> str:
+def test_digest_ignores_counters_and_handles_and_nothing_else() -> None:
+    def listing(*, version: str = "1.0.6", handle: int = 1, packets: int = 0, verdict: str = "drop") -> str:
         rule = {
-            "handle": more.get("handle", 1),
-            "expr": [{"counter": {"packets": more.get("packets", 0), "bytes": 0}}, {more.get("verdict", "drop"): None}],
+            "chain": "c",
+            "handle": handle,
+            "expr": [{"counter": {"packets": packets, "bytes": 0}}, {verdict: None}],
         }
-        objects = [
-            {"metainfo": {"version": more.get("version", "1.0.6")}},
-            {"set": {"name": "s", "elem": more.get("elem", ["a", "b"])}},
-            {"rule": rule},
-        ]
-        if more.get("turned"):
-            objects.reverse()
-        return json.dumps({"nftables": objects})
+        return json.dumps({"nftables": [{"metainfo": {"version": version}}, {"rule": rule}]})
 
-    same = [listing(handle=7), listing(packets=9), listing(elem=["b", "a"]), listing(version="1.1")]
-    other = [listing(verdict="accept"), listing(elem=["a"]), listing(turned=True)]
-    digests = [read_digest(each) for each in (listing(), *same)]
-    assert all(left == right for left, right in pairwise(digests))
-    assert len({digests[0], *(read_digest(each) for each in other)}) == 1 + len(other)
-    assert read_digest("error dumping JSON") == ""
+    first = read_digest(listing())
+    assert {read_digest(each) for each in (listing(handle=7), listing(packets=9), listing(version="1.1"))} == {first}
+    without = listing().replace('{"counter": {"packets": 0, "bytes": 0}}, ', "")
+    assert first not in {read_digest(each) for each in (listing(verdict="accept"), without, "")}
