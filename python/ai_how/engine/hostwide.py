@@ -133,6 +133,7 @@ def _neighbour(network: VirtualNetwork) -> Neighbour:
         gateway=network.gateway,
         host_ports=tuple(each.host for each in policy.firewall.expose),
         routes=tuple(each.to for each in policy.routes),
+        vias=tuple(each.via for each in policy.routes),
         allow_from=policy.firewall.allow_from,
     )
 
