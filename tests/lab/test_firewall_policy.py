@@ -33,12 +33,13 @@ from ai_how.host import nftables
 from ai_how.lab import Internet
 from ai_how.probe.dhcp import Message, message, read_reply
 from ai_how.probe.packets import ask, dns, forged, http, ping, tcp, udp
-from ai_how.probe.responder import tap
+from ai_how.probe.responder import Responder, tap
 from ai_how.resources.firewall import Denial
 from ai_how.resources.ruleset import render
 from ai_how.spec.policy import Exposure, Port
 
 WEB = IPv4Network("198.51.100.0/24")
+LOCALHOST = IPv4Address("127.0.0.1")
 CONTAINER_NETWORK = IPv4Network("172.29.0.0/24")
 BRIDGED_FRAMES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
@@ -151,6 +152,24 @@ def test_exposed_port_leads_to_the_node_from_the_lan_and_from_the_host(scene: Sc
         denied(Denial.HOST_SERVICE, tcp(scene["r2"], gateway("r"), 8080))
         scene.works("r")
     silent(tcp(scene.lan, host, 8080))
+
+
+def test_exposed_port_is_the_host_s_and_nobody_else_s(scene: Scene, internet: Internet) -> None:
+    nobody_listens = 9
+    expose = (Exposure(Port(Protocol.TCP, PORT), "r1", scene.ip("r1"), nobody_listens),)
+    lan = internet.uplink_address.network
+    with scene.table(rules("r", expose=expose), rules("s", allow_from=(lan,))), Responder() as responder:
+        responder.listen(scene.host, PORT, LOCALHOST)
+        silent(tcp(scene.lan, internet.uplink_address.ip, PORT))
+        silent(tcp(scene.host, internet.uplink_address.ip, PORT))
+        replied(tcp(scene.lan, scene.ip("s1"), PORT))
+        replied(tcp(scene.host, scene.ip("s1"), PORT))
+        assert replied(tcp(scene.host, LOCALHOST, PORT)).said == (str(LOCALHOST),)
+
+
+def test_what_the_host_tells_itself_is_not_masqueraded(scene: Scene) -> None:
+    with scene.table(rules("r")):
+        assert replied(tcp(scene.host, gateway("r"), PORT)).said == (str(gateway("r")),)
 
 
 def test_exposed_port_answers_also_where_egress_is_denied(scene: Scene, internet: Internet) -> None:
