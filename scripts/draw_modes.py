@@ -68,7 +68,7 @@ APART = (
 def together(mode: str) -> tuple[Row, ...]:
     return (
         Row(f"nodes of {mode} clusters", "on this host", yes("no NAT"), yes("no NAT")),
-        Row("their gateways", "", yes("DNS, ping")),
+        Row("their gateways", "", yes("ping")),
         Row("nodes of other clusters", "in other modes", no("rejected"), no("rejected")),
     )
 
