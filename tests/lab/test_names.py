@@ -107,12 +107,15 @@ def test_a_known_name_without_data_of_the_type_stays_here(pair: Up, leaving: Cal
     assert leaving() == 0
 
 
-def test_a_cluster_in_another_mode_neither_learns_names_nor_gives_its_own(pair: Up, internet: Internet) -> None:
-    # The pretend internet answers every name with its web server: that is what a stranger is told.
-    web = ("NOERROR", [str(internet.web)])
-    assert node(pair["names-c"].asks("names-a-controller.names-a.internal")) == [web]
-    assert node(pair["names-a"].asks("names-c-controller.names-c.internal")) == [web]
+def test_a_cluster_in_another_mode_neither_learns_names_nor_gives_its_own_and_none_of_them_is_asked_for_outside(
+    pair: Up, leaving: Callable[[], int]
+) -> None:
+    leaving()
+    denied = [("NXDOMAIN", [])] * 2
+    assert node(pair["names-c"].asks("names-a-controller.names-a.internal", "10.61.0.2")) == denied
+    assert node(pair["names-a"].asks("names-c-controller.names-c.internal", "10.63.0.2")) == denied
     assert node(pair["names-c"].asks("names-c-controller.names-c.internal")) == [("NOERROR", ["10.63.0.2"])]
+    assert leaving() == 0
 
 
 def test_the_hosts_own_file_is_not_served(pair: Up, internet: Internet) -> None:

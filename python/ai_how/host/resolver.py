@@ -81,10 +81,13 @@ def judge(clues: Clues) -> Detected:
     if not _is_local(first):
         return Detected(None, f"{named}: programs ask that server, and no resolver on this host")
     hosts = [each for each in clues.daemons if not each.is_libvirts]
-    if any(str(NETWORKMANAGER_FILES) in each.directories for each in hosts):
-        return Detected(HostResolver.NETWORKMANAGER, f"{named}, and NetworkManager runs a dnsmasq")
-    if any(str(DNSMASQ_FILES) in each.directories for each in hosts):
-        return Detected(HostResolver.DNSMASQ, f"{named}, and a dnsmasq runs (process {hosts[0].pid})")
+    for manager, directory in (
+        (HostResolver.NETWORKMANAGER, NETWORKMANAGER_FILES),
+        (HostResolver.DNSMASQ, DNSMASQ_FILES),
+    ):
+        for each in hosts:
+            if str(directory) in each.directories:
+                return Detected(manager, f"{named}, and a dnsmasq that reads {directory} runs (process {each.pid})")
     if hosts:
         return Detected(None, f"{named}, and the dnsmasq that runs (process {hosts[0].pid}) reads no {DNSMASQ_FILES}")
     return Detected(None, f"{named}, and what answers there is neither systemd-resolved nor dnsmasq")
