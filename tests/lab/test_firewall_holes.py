@@ -180,6 +180,29 @@ def test_hole_9_rogue_dhcp_servers(scene: Scene, network: str) -> None:
             assert denials()[Denial.ROGUE_DHCP] >= before + 3
 
 
+@pytest.mark.parametrize("known_by", ["its sender", "the address that it gives", "the node that it is for", "nothing"])
+def test_each_thing_that_makes_a_dhcp_answer_ours_is_enough(scene: Scene, known_by: str) -> None:
+    stranger = IPv4Interface("192.168.99.1/24")
+    sender = scene.ip("a2") if known_by == "its sender" else stranger.ip
+    gives = scene.ip("a1") if known_by == "the address that it gives" else IPv4Address("192.168.99.9")
+    node = mac("a", 1) if known_by == "the node that it is for" else "52:54:00:ff:ff:02"
+    answer = bytearray(message(Message.OFFER, secrets.token_bytes(4), node))
+    answer[0], answer[16:20] = 2, gives.packed
+    with (
+        _has_address(scene["a2"], stranger),
+        scene.table(*EVERY),
+        tap(scene["a1"], "eth0") as seen,
+        scene["a2"].socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+    ):
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        server.bind((str(sender), 67))
+        server.sendto(answer, ("255.255.255.255", 68))
+        replied(ping(scene["a2"], scene.ip("a1")))
+        assert seen.saw(bytes(answer)) == (known_by == "nothing")
+        assert denials()[Denial.ROGUE_DHCP] == (known_by != "nothing")
+
+
 def test_dhcp_between_the_ports_of_a_stranger_s_bridge_is_left_alone(scene: Scene) -> None:
     server = IPv4Interface(f"{CONTAINER}/24")
     with _dhcp_server(scene.container, server), scene.table(*EVERY):
