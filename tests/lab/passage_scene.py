@@ -40,6 +40,7 @@ from ai_how.probe.responder import Responder
 from ai_how.providers import firewall, passage
 from ai_how.resources.firewall import ClusterRules, FirewallTable
 from ai_how.resources.passage import Passage
+from ai_how.spec.policy import Port, Protocol
 
 #: Bridge → libvirt's forward mode.
 MODES = {"pf-nat": "nat", "pf-route": "route"}
@@ -47,6 +48,8 @@ SUBNETS = {"pf-nat": IPv4Network("10.77.0.0/24"), "pf-route": IPv4Network("10.78
 LAN = INTERNET.uplink_address.network
 #: A service of the host that nodes must not reach.
 PORT = 7777
+#: One that they may reach, by allow_host_ports.
+OPEN = Port(Protocol.TCP, 7778)
 #: Seconds for an answer: a busy machine takes its time, and all are asked at once.
 WITHIN = 2.0
 
@@ -146,7 +149,7 @@ def networks() -> None:
 
 def _rules(name: str) -> ClusterRules:
     subnet = SUBNETS[name]
-    rules = ClusterRules(cluster=name, bridge=name, subnet=subnet, gateway=subnet[1])
+    rules = ClusterRules(cluster=name, bridge=name, subnet=subnet, gateway=subnet[1], allow_host_ports=(OPEN,))
     return replace(rules, masquerade=True, allow_from=(LAN,)) if MODES[name] == "route" else rules
 
 
@@ -220,7 +223,11 @@ def look() -> dict[str, Any]:
     with Libvirt() as libvirt:
         passages = {each.chain: each.bridges for each in passage.observe(libvirt, "")}
     found = foreign_firewalls.obstacles(
-        foreign_firewalls.look(), sorted(MODES), uplinks=[INTERNET.uplink], passages=list(passages)
+        foreign_firewalls.look(),
+        sorted(MODES),
+        uplinks=[INTERNET.uplink],
+        passages=list(passages),
+        ports=dict.fromkeys(MODES, (OPEN,)),
     )
     needed = iptables.passage_chains(iptables.read_rules(iptables.list_rules()))
     return {"needed": needed, "passages": passages, "obstacles": [asdict(each) for each in found]}
@@ -237,7 +244,8 @@ def try_() -> dict[str, str]:
             questions["container: web"] = _web(container)
         responder = stack.enter_context(Responder())
         for bridge, mode in MODES.items():
-            responder.listen(host, PORT, SUBNETS[bridge][1])
+            for port in (PORT, OPEN.number):
+                responder.listen(host, port, SUBNETS[bridge][1])
             nodes = _nodes(stack, bridge)
             answers[f"{mode}: lease"] = "works" if nodes else "none"
             if not nodes:
@@ -248,6 +256,7 @@ def try_() -> dict[str, str]:
                 f"{mode}: gateway": ping(node.place, node.gateway, within=WITHIN),
                 f"{mode}: names": dns(node.place, node.gateway, INTERNET.name, within=WITHIN),
                 f"{mode}: web": _web(node.place),
+                f"{mode}: opened port": tcp(node.place, node.gateway, OPEN.number, within=WITHIN),
                 f"{mode}: host's service": tcp(node.place, node.gateway, PORT, within=WITHIN),
             }
             if mode == "route":

@@ -26,9 +26,13 @@ from ai_how.resources.passage import Passage
 
 SCENE = Path(__file__).with_name("passage_scene.py")
 
+#: A port of the host that nodes may use, by allow_host_ports.
+OPENED = {"nat: opened port", "route: opened port"}
+
 #: What shall work on any host. What is tried and not in it, shall not: a service of the host, and from a container.
 ALL = {
     *(f"{mode}: {what}" for mode in ("nat", "route") for what in ("lease", "neighbour", "gateway", "names", "web")),
+    *OPENED,
     "route: from the LAN",
 }
 
@@ -115,7 +119,7 @@ def test_nodes_reach_all_they_should_where_the_host_itself_is_closed_as_by_ufw(
     host.do("networks")
     works = host.works()
     if backend(request) == "iptables":
-        assert works == ALL - {"nat: gateway", "route: gateway"}
+        assert works == ALL - {"nat: gateway", "route: gateway"} - OPENED
     else:
         assert works == set()  # not even a lease
     before = host.rules()
@@ -147,6 +151,10 @@ def test_nodes_reach_all_they_should_on_a_host_with_firewalld_also_after_its_rel
     host.do("networks")
     zones = "libvirt\n  interfaces: pf-nat\nlibvirt-routed\n  interfaces: pf-route\n"
     assert host.sh("firewall-cmd --get-active-zones") == zones
+    assert host.works() == ALL - OPENED
+    for found in host.do("look")["obstacles"]:
+        assert found["what"] == "firewalld"
+        host.sh(found["remedy"])
     assert host.works() == ALL
     assert host.do("look")["obstacles"] == []
     host.sh("firewall-cmd --reload")
@@ -163,13 +171,13 @@ def test_a_bridge_that_firewalld_has_in_no_zone_of_libvirt_s_is_named_with_the_c
     host.do("networks")
     host.sh("firewall-cmd --zone=public --change-interface=pf-nat")
     assert {name for name in host.works() if name.startswith("nat")} <= {"nat: neighbour", "nat: gateway"}
-    (found,) = host.do("look")["obstacles"]
-    assert found["what"] == "firewalld"
-    assert "pf-nat" in found["why"]
-    assert "pf-route" not in found["why"]
-    host.sh(found["remedy"])
-    assert host.works() == ALL
-    assert host.do("look")["obstacles"] == []
+    stray, port = host.do("look")["obstacles"]
+    assert stray["what"] == "firewalld"
+    assert "pf-nat is in none of libvirt's zones" in stray["why"]
+    assert "pf-route" not in stray["why"]
+    assert "7778/tcp" in port["why"]
+    host.sh(stray["remedy"])
+    assert host.works() == ALL - OPENED
 
 
 def test_a_reload_of_firewalld_empties_iptables_and_our_passages_are_seen_to_be_missing(host: Host) -> None:
@@ -177,7 +185,7 @@ def test_a_reload_of_firewalld_empties_iptables_and_our_passages_are_seen_to_be_
     host.do("networks")
     host.do("docker")
     host.do("pass")
-    assert host.works() == ALL  # a real Docker tells firewalld of docker0; the container's own way is not ours
+    assert host.works() == ALL - OPENED  # a real Docker tells firewalld of docker0; the container's own way is not ours
     assert host.do("look")["passages"] == {"DOCKER-USER": ["pf-nat", "pf-route"]}
     host.sh("firewall-cmd --reload")
     assert host.do("look")["passages"] == {"DOCKER-USER": []}

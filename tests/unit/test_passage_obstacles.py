@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ai_how.host.foreign_firewalls import Firewalls, obstacles
+from ai_how.spec.policy import Port, Protocol
 
 FIREWALLD = (Path(__file__).parents[1] / "captures" / "firewalld-1.3.json").read_text()
 ESTABLISHED = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}
@@ -199,6 +200,28 @@ def test_firewalld_lets_bridges_pass_that_libvirt_told_it_of() -> None:
 
 def test_firewalld_is_not_asked_about_bridges_that_libvirt_has_not_made_yet() -> None:
     assert obstacles(Firewalls(FIREWALLD, links=frozenset({"lo"})), ["br-new"]) == ()
+
+
+def test_ports_that_firewalld_s_zone_does_not_open_are_named_with_the_commands_that_open_them() -> None:
+    seen = Firewalls(FIREWALLD, links=frozenset({"br-a", "br-b"}))
+    ssh, ntp, web = Port(Protocol.TCP, 22), Port(Protocol.UDP, 123), Port(Protocol.TCP, 8080)
+    assert obstacles(seen, ["br-a", "br-b"], ports={"br-a": [ssh], "br-b": [ssh]}) == ()
+    nat, routed = obstacles(seen, ["br-a", "br-b"], ports={"br-a": [ssh, ntp, web], "br-b": [web]})
+    assert (nat.what, routed.what) == ("firewalld", "firewalld")
+    assert "123/udp, 8080/tcp" in nat.why
+    assert nat.remedy.splitlines()[:2] == [
+        "firewall-cmd --zone=libvirt --add-port=123/udp",
+        "firewall-cmd --permanent --zone=libvirt --add-port=123/udp",
+    ]
+    assert routed.remedy.splitlines()[0] == "firewall-cmd --policy=libvirt-to-host --add-port=8080/tcp"
+
+
+def test_ports_of_the_host_that_nodes_may_use_must_be_accepted_like_dhcp() -> None:
+    accepted = [[_port(53), ACCEPT], [_port(67), ACCEPT]]
+    wish = {"br-a": [Port(Protocol.TCP, 8080)]}
+    assert _stopped(_ruleset(accepted, hook="input")) == []
+    assert _stopped(_ruleset(accepted, hook="input"), ports=wish) == STOPS
+    assert _stopped(_ruleset([*accepted, [_port(8080, "tcp"), ACCEPT]], hook="input"), ports=wish) == []
 
 
 LEGACY = """\

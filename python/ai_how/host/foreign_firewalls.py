@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ai_how.host import iptables
-from ai_how.host.process import output
 from ai_how.host.packet_walk import Base, Packet, Table, passes, read_tables
+from ai_how.host.process import output
 from ai_how.resources.firewall import TABLE
+from ai_how.spec.policy import Port, Protocol
 
 #: Tables that are no obstacle: ours, and what libvirt makes for each of its networks.
 _KNOWN = frozenset({TABLE, "libvirt_network"})
@@ -24,6 +25,9 @@ _KNOWN = frozenset({TABLE, "libvirt_network"})
 _LIBVIRT_CHAINS = "LIBVIRT_"
 _FIREWALLD = ("inet", "firewalld")
 _LEGACY = "iptables-legacy"
+
+#: What every node asks of its gateway: names and its address.
+_ALWAYS = (Port(Protocol.UDP, 53), Port(Protocol.UDP, 67))
 
 _LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 _LINKS = Path("/sys/class/net")
@@ -60,34 +64,37 @@ def look() -> Firewalls:
 
 
 def obstacles(
-    seen: Firewalls, bridges: Sequence[str], *, uplinks: Sequence[str] = (), passages: Collection[str] = ()
+    seen: Firewalls,
+    bridges: Sequence[str],
+    *,
+    uplinks: Sequence[str] = (),
+    passages: Collection[str] = (),
+    ports: Mapping[str, Collection[Port]] | None = None,
 ) -> tuple[Obstacle, ...]:
-    """What stops nodes on `bridges` from reaching what is behind `uplinks`, or their gateway's DHCP and DNS.
+    """What stops nodes on `bridges` from reaching what is behind `uplinks`, or their gateway's DHCP and DNS, or what
+    other `ports` of it they may use.
 
     `passages` are the chains of iptables that a passage of ours is in or will be in: they stop nothing. firewalld is
     asked about bridges that exist: libvirt puts each into a zone when it makes it.
     """
-    uplink = uplinks[0] if uplinks else None
     opened = {("ip", "filter", "FORWARD" if chain == iptables.DOCKER_USER else chain) for chain in passages}
-    found = []
+    uplink, allowed = uplinks[0] if uplinks else None, ports or {}
+    found: list[Obstacle] = []
     for table in read_tables(seen.ruleset):
         if not _may_matter(table.family, table.name):
             continue
         for name in [name for name in table.rules if name.startswith(_LIBVIRT_CHAINS)]:
             table.rules[name].clear()
-        firewalld = (table.family, table.name) == _FIREWALLD
-        concerned = [each for each in bridges if each in seen.links] if firewalld else bridges
-        for name, base in table.bases.items():
-            if (table.family, table.name, name) in opened or base.hook not in _PACKETS:
-                continue
-            stopped = [
-                each
-                for each in concerned
-                if not all(passes(table, name, packet) for packet in _PACKETS[base.hook](each, uplink))
-            ]
+        chains = {name: base for name, base in table.bases.items() if (table.family, table.name, name) not in opened}
+        if (table.family, table.name) == _FIREWALLD:
+            present = [each for each in bridges if each in seen.links]
+            found += _in_firewalld(table, chains, present, uplink, allowed)
+            continue
+        for name, base in chains.items():
+            stopped = [b for b in bridges if _stopped(table, name, _packets(base, b, uplink, allowed.get(b, ())))]
             if stopped:
-                found.append(_firewalld(stopped) if firewalld else _obstacle(table, name, base, stopped))
-    return (*dict.fromkeys(found), *_in_legacy(seen.legacy, bridges))
+                found.append(_obstacle(table, name, base, stopped))
+    return (*found, *_in_legacy(seen.legacy, bridges))
 
 
 def _may_matter(family: str, table: str) -> bool:
@@ -106,17 +113,26 @@ def _legacy_rules() -> str:
     return iptables.list_rules(_LEGACY) if iptables.variant(output(["iptables", "--version"])) == "nf_tables" else ""
 
 
-def _forwarded(bridge: str, uplink: str | None) -> list[Packet]:
-    away: dict[str, str | int] = {"iifname": bridge, "state": "new"}
-    back: dict[str, str | int] = {"oifname": bridge, "state": "established"}
-    return [away | {"oifname": uplink}, back | {"iifname": uplink}] if uplink else [away, back]
+def _stopped(table: Table, chain: str, packets: Iterable[Packet]) -> list[Packet]:
+    """Those of `packets` that do not come through."""
+    return [each for each in packets if not passes(table, chain, each)]
 
 
-def _asked(bridge: str, uplink: str | None) -> list[Packet]:
-    return [{"iifname": bridge, "state": "new", "l4proto": "udp", "dport": port} for port in (53, 67)]
+def _packets(base: Base, bridge: str, uplink: str | None, ports: Collection[Port] = ()) -> list[Packet]:
+    """What must come through a chain at this hook."""
+    match base.hook:
+        case "forward":
+            away: dict[str, str | int] = {"iifname": bridge, "state": "new"}
+            back: dict[str, str | int] = {"oifname": bridge, "state": "established"}
+            return [away | {"oifname": uplink}, back | {"iifname": uplink}] if uplink else [away, back]
+        case "input":
+            return [_to_gateway(bridge, each) for each in (*_ALWAYS, *ports)]
+        case _:
+            return []
 
 
-_PACKETS = {"forward": _forwarded, "input": _asked}
+def _to_gateway(bridge: str, port: Port) -> Packet:
+    return {"iifname": bridge, "state": "new", "l4proto": port.protocol.value, "dport": port.number}
 
 
 def _obstacle(table: Table, chain: str, base: Base, bridges: Sequence[str]) -> Obstacle:
@@ -127,15 +143,47 @@ def _obstacle(table: Table, chain: str, base: Base, bridges: Sequence[str]) -> O
     return Obstacle(f"the nftables chain {where}", _why(base.hook, bridges), "\n".join(commands))
 
 
-def _firewalld(bridges: Sequence[str]) -> Obstacle:
-    return Obstacle(
-        "firewalld",
-        f"{', '.join(bridges)} is in none of libvirt's zones, and its zone rejects what nodes send",
-        "\n".join(
-            f"firewall-cmd --zone=libvirt --change-interface={bridge}  # of a routed network: --zone=libvirt-routed"
-            for bridge in bridges
-        ),
-    )
+def _in_firewalld(
+    table: Table,
+    chains: Mapping[str, Base],
+    bridges: Collection[str],
+    uplink: str | None,
+    ports: Mapping[str, Collection[Port]],
+) -> Iterator[Obstacle]:
+    """Bridges in a zone that is not libvirt's, else ports that a zone of libvirt's does not open."""
+    strays = [b for b in bridges if any(_stopped(table, n, _packets(base, b, uplink)) for n, base in chains.items())]
+    if strays:
+        yield Obstacle(
+            "firewalld",
+            f"{', '.join(strays)} is in none of libvirt's zones, and its zone rejects what nodes send",
+            "\n".join(
+                f"firewall-cmd --zone=libvirt --change-interface={each}  # of a routed network: --zone=libvirt-routed"
+                for each in strays
+            ),
+        )
+    for bridge in (each for each in bridges if each not in strays):
+        closed = [
+            f"{port.number}/{port.protocol}"
+            for port in ports.get(bridge, ())
+            if any(_stopped(table, n, [_to_gateway(bridge, port)]) for n, b in chains.items() if b.hook == "input")
+        ]
+        if closed:
+            where = "--policy=libvirt-to-host" if _is_routed(table, bridge) else "--zone=libvirt"
+            yield Obstacle(
+                "firewalld",
+                f"it rejects what allow_host_ports lets nodes on {bridge} send to this host: {', '.join(closed)}",
+                "\n".join(
+                    f"firewall-cmd {lasting}{where} --add-port={port}"
+                    for port in closed
+                    for lasting in ("", "--permanent ")
+                ),
+            )
+
+
+def _is_routed(table: Table, bridge: str) -> bool:
+    """Whether firewalld has the bridge in the zone of libvirt's routed networks, where a policy decides."""
+    chosen = [rule for rule in table.rules.get("filter_INPUT_ZONES", ()) if f'"{bridge}"' in json.dumps(rule)]
+    return "filter_IN_libvirt-routed" in json.dumps(chosen)
 
 
 def _in_legacy(text: str, bridges: Sequence[str]) -> Iterator[Obstacle]:
