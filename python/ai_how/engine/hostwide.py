@@ -187,8 +187,9 @@ def say_obstacles(libvirt: Libvirt, spec: Cluster, host: Iterable[Resource], pro
         return
     around = _as_applied(host)
     seen = foreign_firewalls.look()
+    bridge, ports = spec.network.bridge, spec.network.policy.firewall.allow_host_ports
     for each in foreign_firewalls.obstacles(
-        seen, [spec.network.bridge], uplinks=around.uplinks, passages=around.passages
+        seen, [bridge], uplinks=around.uplinks, passages=around.passages, ports={bridge: ports}
     ):
         progress(Note(f"{each.what}: {each.why}\n{each.remedy}", warning=True))
     if not hook_known(libvirt):
