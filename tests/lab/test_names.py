@@ -111,7 +111,7 @@ def test_a_cluster_in_another_mode_neither_learns_names_nor_gives_its_own_and_no
     pair: Up, leaving: Callable[[], int]
 ) -> None:
     leaving()
-    denied = [("NXDOMAIN", [])] * 2
+    denied: list[tuple[str, list[str]]] = [("NXDOMAIN", [])] * 2
     assert node(pair["names-c"].asks("names-a-controller.names-a.internal", "10.61.0.2")) == denied
     assert node(pair["names-a"].asks("names-c-controller.names-c.internal", "10.63.0.2")) == denied
     assert node(pair["names-c"].asks("names-c-controller.names-c.internal")) == [("NOERROR", ["10.63.0.2"])]
