@@ -111,6 +111,23 @@ def test_a_connection_that_exists_ends_when_its_network_is_blocked(scene: Scene,
                 assert denials()[Denial.BLOCKED_NETWORK] > before
 
 
+def test_a_connection_that_exists_ends_when_who_opened_it_is_no_longer_allowed(
+    scene: Scene, internet: Internet
+) -> None:
+    lan = internet.uplink_address.network
+    with scene.lan.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(0.5)
+        client.connect((str(scene.ip("r1")), PORT))
+        with scene.table(rules("r", allow_from=(lan,))):
+            client.send(b"before")
+            assert client.recv(100).startswith(b"before")
+            with scene.table(rules("r")):
+                client.send(b"after")
+                with pytest.raises(TimeoutError):
+                    client.recv(100)
+                assert denials()[Denial.INTO_CLUSTER] == 1
+
+
 @pytest.mark.parametrize("letter", ["a", "r"])
 def test_egress_deny_leaves_only_what_is_excepted(scene: Scene, internet: Internet, letter: str) -> None:
     node = scene[f"{letter}1"]

@@ -36,6 +36,10 @@ _NOBODY = IPv4Address(0)
 _SOURCE, _TARGET = payload("ip", "saddr"), payload("ip", "daddr")
 _PORT = concat(meta("l4proto"), payload("th", "dport"))
 
+#: What answers. What asks is judged by the rules anew with every packet, also of connections that exist, so that a rule
+#: taken away ends what it had allowed.
+_ANSWERS = match({"ct": {"key": "direction"}}, "reply")
+
 # DHCP messages in bits behind the start of the UDP header (RFC 2131, figure 1).
 _YOUR_ADDRESS = nft.raw("th", 64 + 16 * 8, 32)
 _CLIENT_MAC = nft.raw("th", 64 + 28 * 8, 48)
@@ -80,9 +84,6 @@ def _inet(clusters: Iterable[ClusterRules], uplinks: Iterable[str]) -> nft.Table
 
 def _forward(table: nft.Table) -> None:
     from_known = concat(_IN, _SOURCE)
-    # What answers, and errors about what passed; what was asked is decided by the rules anew with every packet, so
-    # that a rule taken away ends what it had allowed.
-    answers = (match({"ct": {"key": "direction"}}, "reply"), match({"ct": {"key": "state"}}, ["established"], op="in"))
     errors = match({"ct": {"key": "state"}}, ["related"], op="in")
     table.chain(
         "forward",
@@ -101,7 +102,7 @@ def _forward(table: nft.Table) -> None:
         _deny(Denial.BLOCKED_NETWORK, REJECT, match(concat(_IN, _TARGET), "@blocked")),
         (match(concat(_IN, _OUT), "@peers"), ACCEPT),
         _deny(Denial.OTHER_CLUSTER, REJECT, match(_OUT, "@bridges")),
-        (*answers, ACCEPT),
+        (_ANSWERS, ACCEPT),
         (errors, ACCEPT),
         _deny(
             Denial.EGRESS,
@@ -118,7 +119,7 @@ def _forward(table: nft.Table) -> None:
         "into_cluster",
         _deny(Denial.IPV6, DROP, match(meta("nfproto"), "ipv6")),
         _deny(Denial.SPOOFED_SOURCE, DROP, match(_SOURCE, "@subnets")),
-        (*answers, ACCEPT),
+        (_ANSWERS, ACCEPT),
         (errors, ACCEPT),
         (match(exposed, "@exposed"), match({"ct": {"key": "status"}}, "dnat", op="in"), ACCEPT),
         (match(concat(_OUT, _SOURCE), "@allowed_from"), ACCEPT),
@@ -143,11 +144,7 @@ def _input(table: nft.Table) -> None:
         _deny(Denial.IPV6, DROP, match(meta("nfproto"), "ipv6")),
         (match(_SOURCE, str(_NOBODY)), everybody, *asks_for_an_address, ACCEPT),
         _deny(Denial.SPOOFED_SOURCE, DROP, match(concat(_IN, _SOURCE), "@sources", op="!=")),
-        (
-            match({"ct": {"key": "direction"}}, "reply"),
-            match({"ct": {"key": "state"}}, ["established", "related"], op="in"),
-            ACCEPT,
-        ),
+        (_ANSWERS, ACCEPT),
         (everybody, *asks_for_an_address, ACCEPT),
         (own_gateway, *asks_for_an_address, ACCEPT),
         (own_gateway, nft.jump("gateway_services")),
