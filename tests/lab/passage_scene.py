@@ -1,13 +1,14 @@
-"""A host with somebody else's firewall, for test_passage.py: each call of this program does one thing in a lab.
+"""A host with somebody else's firewall, for test_passage.py: a program in a lab, one thing for each line it reads.
 
-    passage_scene.py networks            a NAT network (pf-nat) and a routed one (pf-route), with our firewall's table
-    passage_scene.py docker [COMMAND]    what Docker 27 sets up by COMMAND (iptables), and a container on docker0
-    passage_scene.py ufw | nft           firewalls that drop what nobody accepts, in iptables and in a table of its own
-    passage_scene.py firewalld ROOT      the firewalld unpacked in ROOT, and libvirtd anew, which then knows of it
-    passage_scene.py pass | unpass       our passages, where they are needed; or none any more
-    passage_scene.py look                as JSON: where passages are needed and are, and what other firewalls stop
-    passage_scene.py try                 as JSON: what works, and what was said where it does not
+    networks            a NAT network (pf-nat) and a routed one (pf-route), with our firewall's table
+    docker [COMMAND]    what Docker 27 sets up by COMMAND (iptables), and a container on docker0
+    ufw | nft           firewalls that drop what nobody accepts, in iptables and in a table of its own
+    firewalld ROOT      the firewalld unpacked in ROOT, and libvirtd anew, which then knows of it
+    pass | unpass       our passages, where they are needed; or none any more
+    look                where passages are needed and are, and what other firewalls stop
+    try                 what works, and what was said where it does not
 
+What each says is a line of JSON.
 Docker itself does not run here. Its rules are written from what it is known to do; bridge-nf-call-iptables is on, as
 it sets it: then packets from one node to another go through FORWARD as well.
 """
@@ -193,7 +194,7 @@ def firewalld(root: str) -> None:
         subprocess.Popen([str(program), "--nofork", "--nopid"], stdout=log, stderr=log, start_new_session=True)
     until("firewall-cmd --state")
     ended = Path("/run/libvirtd.pid").read_text().strip()
-    run("kill", ended)
+    run("kill", "-KILL", ended)  # it has nothing yet, and 11.3 does not always end when it is asked to
     until(f"! test -e /proc/{ended}")
     run("libvirtd", "--daemon")
     until("virsh -q list")
@@ -299,4 +300,6 @@ COMMANDS: dict[str, Any] = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(COMMANDS[sys.argv[1]](*sys.argv[2:])))
+    for line in sys.stdin:
+        command, *words = line.split()
+        print(json.dumps(COMMANDS[command](*words)), flush=True)

@@ -36,19 +36,37 @@ ALL = {
     "route: from the LAN",
 }
 
+AI_HOW = f"{sys.executable} -m ai_how"
+_CLUSTER = """
+clusters:
+  hpc:
+    name: {name}
+    base_image_path: {folder}/blank.qcow2
+    network:
+      subnet: {subnet}
+      bridge: {name}
+      dns_mode: {mode}
+      firewall: {{allow_host_ports: [7778/tcp], allow_from: [203.0.113.0/24]}}
+    controller: {{cpu_cores: 1, memory_gb: 0.125, disk_gb: 1}}
+"""
+
 OWN_NFTABLES = "inet filter"
 
 
 class Host:
     """A lab with the scene in it."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, program: subprocess.Popen[str]) -> None:
         self.lab = lab
+        self._program = program
 
     def do(self, *words: str) -> Any:
-        ran = self.lab.run([sys.executable, str(SCENE), *words], timeout=60)
-        assert ran.returncode == 0, f"{words}: {ran.stderr}"
-        return json.loads(ran.stdout)
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        print(*words, file=self._program.stdin, flush=True)
+        said = self._program.stdout.readline()
+        assert said, f"{words}: see the traceback on standard error"
+        return json.loads(said)
 
     def sh(self, script: str) -> str:
         ran = self.lab.run(["bash", "-ec", f"PATH=/run/passage-scene:$PATH\n{script}"], timeout=60)
@@ -73,10 +91,17 @@ class Host:
 
 
 @pytest.fixture(params=["iptables", "nftables"])
-def host(request: pytest.FixtureRequest, nested_lab: Callable[..., Lab]) -> Host:
+def host(request: pytest.FixtureRequest, nested_lab: Callable[..., Lab]) -> Iterator[Host]:
     """A host whose libvirt writes its rules by this backend: 9.0 of the system, 11.3."""
     root = request.getfixturevalue("new_libvirt") if request.param == "nftables" else None
-    return Host(nested_lab(internet=True, libvirt_root=root))
+    lab = nested_lab(internet=True, libvirt_root=root)
+    argv = lab.enter([sys.executable, str(SCENE)])
+    with subprocess.Popen(
+        argv, env=lab.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        yield Host(lab, program)
+        assert program.stdin is not None
+        program.stdin.close()
 
 
 def backend(request: pytest.FixtureRequest) -> str:
@@ -189,6 +214,28 @@ def test_a_reload_of_firewalld_empties_iptables_and_our_passages_are_seen_to_be_
     assert host.do("look")["passages"] == {"DOCKER-USER": ["pf-nat", "pf-route"]}
     host.sh("firewall-cmd --reload")
     assert host.do("look")["passages"] == {"DOCKER-USER": []}
+
+
+def test_clusters_come_up_on_a_host_with_docker_and_leave_it_as_it_was(host: Host, tmp_path: Path) -> None:
+    host.do("docker")
+    before = host.sh("iptables -S")
+    host.sh(f"qemu-img create -q -f qcow2 {tmp_path}/blank.qcow2 1M")
+    for name, mode, subnet in (("pf-nat", "isolated", "10.77.0.0/24"), ("pf-route", "routed", "10.78.0.0/24")):
+        (tmp_path / f"{name}.yaml").write_text(_CLUSTER.format(name=name, mode=mode, subnet=subnet, folder=tmp_path))
+    said = host.sh(f"cd {tmp_path} && for each in pf-*.yaml; do {AI_HOW} up $each --no-start; done")
+    assert "warning" not in said
+    assert host.do("look")["passages"] == {"DOCKER-USER": ["pf-nat", "pf-route"]}
+    host.sh("ip -n internet route add 10.78.0.0/24 via 203.0.113.2")
+    assert host.works() == ALL | {"container: web"}
+    host.sh(f"cd {tmp_path} && {AI_HOW} destroy pf-nat.yaml --yes")
+    assert host.do("look")["passages"] == {"DOCKER-USER": ["pf-route"]}
+    host.sh(f"cd {tmp_path} && {AI_HOW} destroy pf-route.yaml --yes")
+    assert _without_libvirt(host.sh("iptables -S")) == _without_libvirt(before)
+
+
+def _without_libvirt(rules: str) -> list[str]:
+    """libvirt keeps its own chains after its first network."""
+    return [line for line in rules.splitlines() if "LIBVIRT" not in line]
 
 
 @pytest.fixture
