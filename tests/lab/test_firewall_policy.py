@@ -184,6 +184,19 @@ def test_exposed_port_is_the_host_s_and_nobody_else_s(scene: Scene, internet: In
         assert replied(tcp(scene.host, LOCALHOST, PORT)).said == (str(LOCALHOST),)
 
 
+def test_what_others_redirect_to_a_node_needs_to_be_exposed_by_us(scene: Scene, internet: Internet) -> None:
+    run("nft", "add table ip theirs; add chain ip theirs in { type nat hook prerouting priority -110; }")
+    run("nft", f"add rule ip theirs in tcp dport {{ 8081, 8082 }} dnat to {scene.ip('r1')}:{PORT}")
+    try:
+        replied(tcp(scene.lan, internet.uplink_address.ip, 8081))
+        expose = (Exposure(Port(Protocol.TCP, 8080), "r2", scene.ip("r2"), PORT),)
+        with scene.table(rules("r", expose=expose)):
+            replied(tcp(scene.lan, internet.uplink_address.ip, 8080))
+            denied(Denial.INTO_CLUSTER, tcp(scene.lan, internet.uplink_address.ip, 8082))
+    finally:
+        run("nft", "delete table ip theirs")
+
+
 def test_what_the_host_tells_itself_is_not_masqueraded(scene: Scene) -> None:
     with scene.table(rules("r")):
         assert replied(tcp(scene.host, gateway("r"), PORT)).said == (str(gateway("r")),)
