@@ -216,6 +216,22 @@ def test_a_reload_of_firewalld_empties_iptables_and_our_passages_are_seen_to_be_
     assert host.do("look")["passages"] == {"DOCKER-USER": []}
 
 
+def test_docker_s_rules_in_the_old_tables_are_named_with_commands_that_open_them(host: Host) -> None:
+    if host.lab.run(["iptables-legacy", "-S"]).returncode != 0:
+        pytest.skip("this kernel has no tables for iptables-legacy")
+    host.do("docker", "iptables-legacy")
+    host.do("networks")
+    lost = {f"{mode}: {what}" for mode in ("nat", "route") for what in ("neighbour", "web")} | {"route: from the LAN"}
+    assert host.works() == (ALL | {"container: web"}) - lost
+    said = host.do("look")
+    assert said["needed"] == []
+    (found,) = said["obstacles"]
+    assert found["what"] == "the chain DOCKER-USER of iptables-legacy"
+    host.sh(found["remedy"])
+    assert host.works() == ALL | {"container: web"}
+    assert host.do("look")["obstacles"] == []
+
+
 def test_clusters_come_up_on_a_host_with_docker_and_leave_it_as_it_was(host: Host, tmp_path: Path) -> None:
     host.do("docker")
     before = host.sh("iptables -S")
