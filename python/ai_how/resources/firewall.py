@@ -27,6 +27,8 @@ class Denial(StrEnum):
     BLOCKED_NETWORK = "blocked-network"
     #: A node to another cluster.
     OTHER_CLUSTER = "other-cluster"
+    #: A node or the host to a cluster whose bridge is not there: it would leave by the uplink.
+    CLUSTER_AWAY = "cluster-away"
     #: A node to what `egress: deny` leaves out.
     EGRESS = "egress"
     #: A node to what else lives on this host's bridges: containers, networks of others.

@@ -102,6 +102,7 @@ def _forward(table: nft.Table) -> None:
         _deny(Denial.BLOCKED_NETWORK, REJECT, match(concat(_IN, _TARGET), "@blocked")),
         (match(concat(_IN, _OUT), "@peers"), ACCEPT),
         _deny(Denial.OTHER_CLUSTER, REJECT, match(_OUT, "@bridges")),
+        _deny(Denial.CLUSTER_AWAY, REJECT, match(_TARGET, "@subnets")),
         (_ANSWERS, ACCEPT),
         (errors, ACCEPT),
         _deny(
@@ -154,6 +155,20 @@ def _input(table: nft.Table) -> None:
         _deny(Denial.HOST_SERVICE, REJECT),
     )
     table.chain(
+        "output",
+        # A question for a peer's names, say, which is nobody's business outside.
+        _deny(
+            Denial.CLUSTER_AWAY,
+            REJECT,
+            match(_OUT, "@bridges", op="!="),
+            match(_OUT, "lo", op="!="),
+            match(_TARGET, "@subnets"),
+        ),
+        type="filter",
+        hook="output",
+        prio=_BEFORE_OTHERS,
+    )
+    table.chain(
         "gateway_services",
         (match(meta("l4proto"), one_of("tcp", "udp")), match(payload("th", "dport"), 53), ACCEPT),
         (match(payload("icmp", "type"), "echo-request"), ACCEPT),
@@ -172,7 +187,7 @@ def _nat(table: nft.Table) -> None:
         prio=_DNAT,
     )
     table.chain(
-        "output",
+        "output_nat",
         # From 127.0.0.1 nothing can be answered by a node.
         (match(_TARGET, prefix(IPv4Network("127.0.0.0/8")), op="!="), local, {"dnat": to_node}),
         type="nat",

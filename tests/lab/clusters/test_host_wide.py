@@ -12,12 +12,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ai_how.host.lock import host_held
+from ai_how.lab import Internet
+from ai_how.probe.endpoint import endpoint
+from ai_how.probe.packets import ask, udp
+from ai_how.probe.place import here, named
+from ai_how.probe.responder import tap
 
 Ran = subprocess.CompletedProcess[str]
 AiHow = Callable[..., Ran]
@@ -288,3 +295,24 @@ def test_routed_cluster_says_which_ways_back_the_lan_needs(write: Write, ai_how:
     assert "via 203.0.113.1" in listed
     assert ai_how("destroy", "tried", "--yes").returncode == 0
     assert not subprocess.run(["ip", "route", "show", "10.50.0.0/16"], check=True, capture_output=True).stdout
+
+
+def test_what_is_for_a_peer_that_is_away_does_not_go_out_by_the_uplink(
+    write: Write, ai_how: AiHow, virsh: Callable[..., str], internet: Internet
+) -> None:
+    shared = {"dns_mode": "shared_dns", "host_resolver": "none"}
+    for i, name in enumerate(("one", "two"), 45):
+        path = write(f"{name}.yaml", name=name, network={"subnet": f"10.{i}.0.0/24", **shared})
+        assert ai_how("up", path, "--no-start").returncode == 0
+    away, elsewhere = IPv4Address("10.46.0.2"), IPv4Address("10.47.0.2")
+    with ExitStack() as stack:
+        node = stack.enter_context(endpoint("br-one", "52:54:00:00:45:02"))
+        outside, host = stack.enter_context(named(internet.namespace)), stack.enter_context(here())
+        seen = stack.enter_context(tap(outside, internet.uplink))
+        virsh("net-destroy", "two-network")
+        for place in (node.place, host):
+            # A private network that is nobody's goes the way of everything: what is seen there is seen.
+            nobodys, peers = ask(udp(place, elsewhere, 53)), ask(udp(place, away, 53))
+            assert seen.saw(nobodys.token)
+            assert not peers.replied
+            assert not seen.saw(peers.token)
