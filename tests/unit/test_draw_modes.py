@@ -1,8 +1,9 @@
-"""The pictures of the modes (scripts/draw_modes.py) against what the matrix expects of each."""
+"""The pictures of the modes (scripts/draw_modes.py) against what the matrix expects of each, and the names of rules."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ import pytest
 from ai_how.config.terms import DnsMode
 from ai_how.probe.expectations import Column, Expect, Expectation, Ping, Talk, cell
 from ai_how.probe.matrix import AROUND, Field, document_of
+from ai_how.resources.firewall import Denial
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.resolve import resolve_all
 
@@ -80,3 +82,18 @@ def test_a_picture_shows_the_ways_out_and_in_as_the_matrix_expects(field: Field,
     assert _passes(cell(Column.GATEWAY, a, a, AROUND), Ping) is shown["its own gateway"].out.open
     assert _passes(cell(Column.INTERNET, a, a, AROUND), Ping, Talk) is shown["internet"].out.open
     assert _passes(cell(Column.LAN, a, a, AROUND), Talk) is shown["machines of the LAN"].back.open
+
+
+def test_every_rule_that_denies_is_explained() -> None:
+    page = (ROOT / "docs" / "network.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| `([a-z0-9-]+)` \| [^|]+ \|$", page, re.MULTILINE)
+    assert sorted(explained) == sorted(Denial)
+
+
+@pytest.mark.parametrize("mode", DnsMode)
+def test_the_rules_that_a_mode_s_page_names_are_there(mode: DnsMode) -> None:
+    page = (ROOT / "docs" / "modes" / f"{mode}.md").read_text(encoding="utf-8")
+    table = page[page.index("## What passes") :].split("\n\n|", 2)[1].split("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`([a-z0-9_-]+)`", row.split(" | ")[-1])}
+    assert len(named) > 5
+    assert named <= {*Denial, "peers", "direct", "allowed_from"}
