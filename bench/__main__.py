@@ -14,7 +14,7 @@ from ai_how.errors import AiHowError
 from ai_how.images import build_micro_image
 from bench.report import Report
 
-PARTS = ("up", "validate", "idle", "start")
+PARTS = ("up", "validate", "idle", "start", "firewall", "traffic")
 
 
 def main() -> int:
@@ -26,7 +26,8 @@ def main() -> int:
             if image is None and {"up", "idle"} & set(arguments.only or PARTS):
                 image = build_micro_image(Path(folder) / "micro.qcow2", progress=_say).path
             more = [] if image is None else ["--image", str(image)]
-            return lab.run([sys.executable, "-m", "bench", *sys.argv[1:], *more])
+            internet = "traffic" in (arguments.only or PARTS)
+            return lab.run([sys.executable, "-m", "bench", *sys.argv[1:], *more], internet=internet)
     report = measure(arguments.only or PARTS, quick=arguments.quick, image=arguments.image)
     print(report.table())
     if arguments.json is not None:
@@ -36,7 +37,7 @@ def main() -> int:
 
 def measure(parts: Sequence[str], *, quick: bool, image: Path | None) -> Report:
     """Measure these parts inside a lab. `up` and `idle` need the micro image."""
-    from bench import idle, start, up, validate
+    from bench import clusters, firewall, idle, start, traffic, up, validate
 
     report = Report()
     for part in parts:
@@ -50,6 +51,10 @@ def measure(parts: Sequence[str], *, quick: bool, image: Path | None) -> Report:
                 idle.measure(report, image, size=100 if quick else idle.SIZE, rounds=3 if quick else 7)
             case "start":
                 start.measure(report, rounds=5 if quick else 25)
+            case "firewall":
+                firewall.measure(report, nodes=clusters.NODES, rounds=3 if quick else 9)
+            case "traffic":
+                traffic.measure(report, nodes=clusters.NODES, load=traffic.QUICK if quick else traffic.FULL)
             case _:
                 raise SystemExit(f"part {part} needs --image inside a lab")
     return report
