@@ -127,9 +127,6 @@ def test_hole_5_names_in_the_host_s_own_hosts_file(scene: Scene) -> None:
             assert _resolve("internet.test") == ("198.51.100.80",)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="compile/network.py: without forwarders dnsmasq asks the host's servers; it needs no-resolv"
-)
 def test_hole_6_names_of_the_internet_where_there_is_no_way_there(scene: Scene, internet: Internet) -> None:
     with started(PLAIN.format(forward="", dns="<dns><forwarder addr='8.8.8.8'/></dns>")):
         assert _resolve(internet.name) == (str(internet.web),)

@@ -487,7 +487,7 @@ WARNINGS = [
             "the gateway alone",
             network("dns_servers: [192.168.100.1] #!"),
             f"{NET}.dns_servers",
-            "asks the servers of the host's /etc/resolv.conf",
+            "names outside the clusters will not resolve",
             "[192.168.100.1, 8.8.8.8, 1.1.1.1]",
         ),
         (

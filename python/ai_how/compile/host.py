@@ -74,14 +74,16 @@ def _present(network: VirtualNetwork) -> bool:
 def _rules(network: VirtualNetwork, ours: Iterable[VirtualNetwork]) -> ClusterRules:
     policy = network.policy
     direct = tuple(sorted(each.to for each in policy.routes))
+    behind = tuple(sorted(each.to for each in policy.routes if each.via is not None and each.via in network.subnet))
     return ClusterRules(
         cluster=network.cluster,
         bridge=network.bridge,
         subnet=network.subnet,
         gateway=network.gateway,
         macs=tuple(sorted(each.mac for each in network.reservations)),
-        masquerade=network.forward is Forward.ROUTE and policy.nat,
+        masquerade=network.forward is not Forward.NAT and policy.nat,
         direct=direct,
+        behind=behind,
         peers=tuple(sorted(each.bridge for each in _peers(network, ours))),
         allow_host_ports=policy.firewall.allow_host_ports,
         block_networks=policy.firewall.block_networks,

@@ -30,7 +30,7 @@ def network(cluster: Cluster, *, forward: Forward, active: bool, options: Iterab
         dhcp_ranges=dhcp_ranges(net, [ip for _, ip in fixed], len(cluster.nodes)),
         reservations=tuple(sorted(Reservation(ip, node.mac, node.name) for node, ip in fixed)),
         dns_hosts=tuple(sorted(DnsHost(ip, (node.name,)) for node, ip in fixed)),
-        forwarders=tuple(str(server) for server in net.forwarders) if net.gateway_answers_dns else (),
+        forwarders=forwarders(net),
         dnsmasq_options=(
             *dnsmasq_options(net),
             # The zones of other clusters; the file takes root, as the rules do.
@@ -50,6 +50,11 @@ def masqueraded(net: Network) -> Forward:
     shall get in, libvirt routes, and our table masquerades and decides who gets in (compile/host.py).
     """
     return Forward.ROUTE if net.policy.firewall.enabled and net.policy.firewall.lets_in else Forward.NAT
+
+
+def forwarders(net: Network) -> tuple[str, ...]:
+    """The servers that the gateway asks; none where nodes are told to ask others than the gateway."""
+    return tuple(str(server) for server in net.forwarders) if net.gateway_answers_dns else ()
 
 
 def dhcp_ranges(net: Network, fixed: Sequence[IPv4Address], nodes: int) -> tuple[Range, ...]:
@@ -83,6 +88,9 @@ def dnsmasq_options(net: Network) -> tuple[str, ...]:
         # Addresses of ours without a name are denied here, and not asked for outside.
         *(f"local=/{zone}/" for zone in reverse_zones(net.subnet)),
     ]
+    if not forwarders(net):
+        # Else dnsmasq would ask the host's servers; libvirt says this only where it writes servers.
+        options.append("no-resolv")
     if not net.gateway_answers_dns:
         direct = [str(server) for server in net.dns_servers if isinstance(server, IPv4Address)]
         options.append(f"dhcp-option=option:dns-server,{','.join(direct)}")

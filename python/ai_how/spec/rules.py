@@ -418,8 +418,7 @@ def _dns_advice(view: View, gate: IPv4Address) -> Iterator[Problem]:
             yield view.warning(path, message, f"write {gate} first", at_key=True)
         listed = ", ".join(str(server) for server in dict.fromkeys((gate, *servers, "8.8.8.8", "1.1.1.1")))
         if set(servers) == {gate}:
-            # libvirt gives dnsmasq no-resolv only beside forwarders (networkDnsmasqConfContents).
-            message = f"the gateway {gate} alone is listed: it asks the servers of the host's /etc/resolv.conf"
+            message = f"the gateway {gate} alone is listed: names outside the clusters will not resolve"
             yield view.warning(path, message, f"write for example [{listed}]", at_key=True)
         elif len(set(servers)) == 1:
             message = f"a single DNS server, {servers[0]}: without it no name resolves"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -22,9 +23,9 @@ import pytest
 from ai_how.host.lock import host_held
 from ai_how.lab import Internet
 from ai_how.probe.endpoint import endpoint
-from ai_how.probe.packets import ask, udp
+from ai_how.probe.packets import ask, tcp, udp
 from ai_how.probe.place import here, named
-from ai_how.probe.responder import tap
+from ai_how.probe.responder import Responder, tap
 
 Ran = subprocess.CompletedProcess[str]
 AiHow = Callable[..., Ran]
@@ -316,3 +317,25 @@ def test_what_is_for_a_peer_that_is_away_does_not_go_out_by_the_uplink(
             assert seen.saw(nobodys.token)
             assert not peers.replied
             assert not seen.saw(peers.token)
+
+
+def test_a_network_behind_a_node_is_reached_through_it(write: Write, ai_how: AiHow, internet: Internet) -> None:
+    routes = [{"to": "10.60.0.0/16", "via": "10.44.0.2"}]
+    lan = {"firewall": {"allow_from": [str(internet.uplink_address.network)]}}
+    path = write(network={"dns_mode": "routed", "routes": routes, **lan})
+    assert ai_how("up", path, "--no-start").returncode == 0
+    behind, nobodys = IPv4Address("10.60.0.1"), IPv4Address("10.61.0.1")
+    mac = json.loads(ai_how("status", "tried", "--json").stdout)["nodes"][0]["mac"]
+    outside = ["ip", "-netns", internet.namespace, "route"]
+    ways = [["10.60.0.0/15", "via", str(internet.uplink_address.ip)]]
+    with ExitStack() as stack:
+        node = stack.enter_context(endpoint("br-tried", mac))
+        lan_machine = stack.enter_context(named(internet.namespace))
+        for address in (behind, nobodys):
+            node.place.run(["ip", "addr", "add", f"{address}/32", "dev", "lo"])
+        stack.enter_context(Responder()).listen(node.place, 7777)
+        for way in ways:
+            subprocess.run([*outside, "add", *way], check=True)
+            stack.callback(subprocess.run, [*outside, "del", *way], check=True)
+        assert ask(tcp(lan_machine, behind, 7777)).replied
+        assert not ask(tcp(lan_machine, nobodys, 7777)).replied

@@ -8,5 +8,11 @@ from ai_how.spec.cluster import Cluster
 
 
 def network(cluster: Cluster, *, active: bool) -> VirtualNetwork:
-    """The cluster's libvirt network. What is masqueraded is our table's business (compile/host.py)."""
-    return common(cluster, forward=Forward.ROUTE, active=active)
+    """The cluster's libvirt network. What is masqueraded is our table's business (compile/host.py).
+
+    libvirt rejects what is not of the subnet, also where it routes. A network behind a node passes only where it does
+    nothing at all, and our table everything.
+    """
+    net = cluster.network
+    behind = any(each.via is not None and each.via in net.subnet for each in net.policy.routes)
+    return common(cluster, forward=Forward.OPEN if behind else Forward.ROUTE, active=active)
