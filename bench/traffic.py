@@ -21,8 +21,8 @@ from ai_how.probe.place import Place, named
 from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.ruleset import FAMILIES, render, render_removal
 from bench import clusters
-from bench.floor import URI
 from bench.far import PIECE
+from bench.floor import URI
 from bench.measure import Taken, in_turns
 from bench.near import Far, connections, far_end, one_cpu, round_trips, stream
 from bench.report import Report, Row, Target
