@@ -95,9 +95,11 @@ def test_a_rule_that_is_gone_is_seen_and_repaired(loaded: Libvirt) -> None:
     assert firewall.observe(loaded, "") == [BROKEN]
 
 
-def test_table_that_was_flushed_with_the_whole_ruleset_is_not_there(loaded: Libvirt) -> None:
+def test_table_that_was_flushed_with_the_whole_ruleset_is_missed_while_it_is_remembered(loaded: Libvirt) -> None:
     for family in FAMILIES:
         run("nft", "delete", "table", family, TABLE)
+    assert firewall.observe(loaded, "") == [BROKEN]
+    firewall.remove(loaded, BROKEN)
     assert firewall.observe(loaded, "") == []
 
 

@@ -28,8 +28,16 @@ _CAP_NET_ADMIN = 12
 def recall(name: str) -> Any:
     """What the file `name` holds, as JSON; None where there is none, or where it is not JSON."""
     try:
-        return json.loads((DIRECTORY / name).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return json.loads(recall_text(name) or "")
+    except ValueError:
+        return None
+
+
+def recall_text(name: str) -> str | None:
+    """What the file `name` holds; None where there is none. Raises HostError."""
+    try:
+        return (DIRECTORY / name).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return None
     except OSError as error:
         raise _trouble(name, error) from error

@@ -21,16 +21,20 @@ APPLIED = "firewall-applied.json"
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[FirewallTable]:
-    """The table, if any family has one of ours; without root, what was loaded last."""
-    applied = memory.recall(APPLIED)
+    """The table, if any family has one of ours, or it is remembered; without root, what was loaded last.
+
+    It is intact where the kernel holds what was loaded, and the hook would load the same.
+    """
+    applied, rules = memory.recall(APPLIED), memory.recall_text(RULES)
     if not memory.is_root():
         return [] if applied is None else [_remembered(applied, intact=True)]
-    if applied is None and not nftables.is_installed():
+    if applied is None and rules is None and not nftables.is_installed():
         return []
     ours, _ = _families()
-    if not ours:
+    if not ours and applied is None and rules is None:
         return []
-    return [_remembered(applied, intact=_digests(ours) == _digests_of(applied))]
+    seen = {**_digests(ours), RULES: nftables.read_digest(rules or "")}
+    return [_remembered(applied, intact=seen == _digests_of(applied))]
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -54,7 +58,9 @@ def create(libvirt: Libvirt, want: FirewallTable) -> None:
     nftables.load(text)
     # A kill from here on leaves digests of an older table behind: not intact, and loaded again.
     memory.remember_text(RULES, text)
-    memory.remember(APPLIED, {**write_table(want), "digests": _digests(FAMILIES)})
+    memory.remember(
+        APPLIED, {**write_table(want), "digests": {**_digests(FAMILIES), RULES: nftables.read_digest(text)}}
+    )
 
 
 def change(libvirt: Libvirt, have: FirewallTable, want: FirewallTable) -> None:

@@ -276,15 +276,37 @@ def test_killed_between_table_and_network_leaves_nothing_that_the_next_run_does_
     assert tables() == set()
 
 
-def test_flushed_rules_are_put_back_by_up(write: Write, ai_how: AiHow) -> None:
-    path = write()
+@pytest.mark.parametrize("damage", ["flushed", "deleted", "everything", "what the hook loads", "what was applied"])
+def test_damaged_rules_are_put_back_by_up_and_leave_nothing_behind(
+    damage: str, write: Write, ai_how: AiHow, clean_host: None
+) -> None:
+    path, memory = write(), Path("/var/lib/ai-how")
+
+    def harm() -> None:
+        match damage:
+            case "flushed":
+                nft("flush", "table", "inet", "ai_how")
+            case "deleted":
+                nft("delete", "table", "arp", "ai_how")
+            case "everything":
+                for family in ("inet", "arp", "bridge"):
+                    nft("delete", "table", family, "ai_how")
+            case "what the hook loads":
+                (memory / "firewall.json").write_text("{}")
+            case _:
+                (memory / "firewall-applied.json").write_bytes(b"\xff{")
+
     assert ai_how("up", path, "--no-start").returncode == 0
-    assert "nothing to do" in ai_how("up", path, "--no-start").stdout
-    nft("flush", "table", "inet", "ai_how")
+    harm()
     ran = ai_how("up", path, "--no-start")
     assert ran.returncode == 0, ran.stderr
     assert "~ nftables table ai_how" in ran.stderr
     assert "nothing to do" in ai_how("up", path, "--no-start").stdout
+    harm()
+    ran = ai_how("destroy", path, "--yes")
+    assert ran.returncode == 0, ran.stderr
+    assert list(memory.glob("*")) == []
+    assert tables() == set()
 
 
 def test_routed_cluster_says_which_ways_back_the_lan_needs(write: Write, ai_how: AiHow) -> None:
