@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from ai_how.images import build_micro_image
+from ai_how.lab.internet import Internet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +91,63 @@ def test_nothing_to_do_is_measured_on_defined_nodes_and_leaves_nothing(
         [row for row in report.rows if row.by.startswith(by) and "nothing" in row.work] for by in ("ai-how", "floor")
     )
     assert [len(row.taken) for row in ours + floors] == [2, 2, 2]
+
+
+@pytest.mark.usefixtures("empty_host")
+def test_firewall_is_measured_beside_nft_alone_and_leaves_no_table(bench: Callable[[str], ModuleType]) -> None:
+    report = bench("report").Report()
+    bench("firewall").measure(report, size=5, nodes=3, rounds=2)
+    for kind in ("in all modes", "all peers"):
+        found = {row.by: row for row in report.rows if row.work == f"table of 5 × 3, {kind}"}
+        assert all(len(row.taken) == 2 and row.wall > 0 for row in found.values())
+        assert [by for by, row in found.items() if row.ratio is not None] == ["loading it", "replacing it"]
+        assert {"computing it", "writing its JSON", "looking whether it is in force", "removing it"} < set(found)
+    assert tables() == ""
+
+
+@pytest.mark.usefixtures("empty_host")
+def test_traffic_is_measured_with_and_without_tables_on_three_paths_and_leaves_nothing(
+    bench: Callable[[str], ModuleType], internet: Internet
+) -> None:
+    report, traffic = bench("report").Report(), bench("traffic")
+    before = threads()
+    load = traffic.Load(rounds=2, round_trips=20, connections=5, pieces=2)
+    traffic.measure(report, size=5, nodes=3, load=load)
+    whats = ("round trip, median", "round trip, 90th percentile", "new connection", "4 MiB of a stream")
+    for path, floor in (
+        ("libvirt's NAT", "floor: no table"),
+        ("our masquerade", "floor: libvirt's NAT, no table"),
+        ("to a peer", "floor: no table"),
+    ):
+        for what in whats:
+            found = [row for row in report.rows if row.work == f"{path}: {what}"]
+            assert [row.by for row in found] == [floor, "table of 4 clusters", "table of 5 clusters"]
+            assert all(row.ratio > 0 for row in found[1:])
+    assert tables() == ""
+    assert threads() == before
+
+
+@pytest.mark.usefixtures("empty_host")
+def test_traffic_without_a_masquerade_is_no_measurement(
+    bench: Callable[[str], ModuleType], internet: Internet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, traffic, near = bench("report").Report(), bench("traffic"), bench("near")
+    monkeypatch.setattr(near, "_PATIENCE", 0.2)
+    monkeypatch.setattr(traffic, "render", lambda _: '{"nftables": []}')
+    with pytest.raises(TimeoutError):
+        traffic.measure(report, size=5, nodes=3, load=traffic.Load(1, 20, 5, 2))
+    assert report.rows == []
+
+
+def tables() -> str:
+    """Our tables, as nft lists them."""
+    listed = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
+    return "".join(line for line in listed.splitlines() if line.endswith(" ai_how"))
+
+
+def threads() -> tuple[set[int], int]:
+    """Where this thread may run, and how nice it is."""
+    return os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def test_command_writes_the_table_and_the_same_as_json(tmp_path: Path) -> None:

@@ -46,6 +46,40 @@ def test_validation_is_measured_in_both_forms_with_its_growth(bench: Callable[[s
     ]
 
 
+def test_hundred_clusters_have_a_hundred_nodes_each_and_every_kind_of_rule(bench: Callable[[str], ModuleType]) -> None:
+    clusters = bench("clusters")
+    table = clusters.table(clusters.networks(clusters.SIZE, clusters.NODES))
+    assert [len(each.macs) for each in table.clusters] == [100] * 100
+    assert len({each.subnet for each in table.clusters}) == 100
+    assert all(each.block_networks and each.allow_host_ports for each in table.clusters)
+    assert sum(bool(each.expose) for each in table.clusters) == 50
+    assert sum(bool(each.allow_from) for each in table.clusters) == 50
+    assert {len(each.peers) for each in table.clusters} == {0, 25, 23}
+
+
+def test_packets_pass_both_kinds_of_nat_and_two_peers(bench: Callable[[str], ModuleType]) -> None:
+    clusters = bench("clusters")
+    there = clusters.there(2)
+    assert {name: str(each.forward) for name, each in there.items()} == {
+        clusters.PLAIN: "nat",
+        clusters.LETS_IN: "route",
+        clusters.PEER: "route",
+        clusters.OTHER_PEER: "route",
+    }
+    rules = {each.cluster: each for each in clusters.table(list(there.values())).clusters}
+    assert {name: each.masquerade for name, each in rules.items() if name in (clusters.PLAIN, clusters.LETS_IN)} == {
+        clusters.PLAIN: False,
+        clusters.LETS_IN: True,
+    }
+    assert rules[clusters.PEER].peers == (there[clusters.OTHER_PEER].bridge,)
+
+
+def test_microseconds_are_not_shown_as_no_time_at_all(bench: Callable[[str], ModuleType]) -> None:
+    report, taken = bench("report"), bench("measure").Taken
+    row = report.Row("traffic", "round trip", "no table", (taken(0.0000214, 0.0000113),))
+    assert "21.4 µs" in report.Report([row]).table()
+
+
 def test_targets_hold_for_the_median_and_the_ratio_is_to_the_floor(bench: Callable[[str], ModuleType]) -> None:
     report, taken = bench("report"), bench("measure").Taken
     runs = (taken(1.0, 0.1), taken(2.0, 0.2), taken(9.0, 0.3))
