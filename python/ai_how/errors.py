@@ -155,8 +155,8 @@ class RootNeeded(PrivilegeError):
         super().__init__(
             f"cluster {cluster} needs root",
             why="this host would be changed outside libvirt: " + "; ".join(self.changes),
-            remedy="Run the same as root. Or leave the host alone, with libvirt's own rules only: "
-            "network.firewall.enabled: false (docs/modes/isolated.md says what stays open).",
+            remedy="Run the same as root. Clusters in isolated and service_discovery can do without: with "
+            "network.firewall.enabled: false they have libvirt's own rules only (docs/modes/isolated.md).",
         )
 
 

@@ -147,6 +147,8 @@ def _input(table: nft.Table) -> None:
         _deny(Denial.SPOOFED_SOURCE, DROP, match(concat(_IN, _SOURCE), "@sources", op="!=")),
         (_ANSWERS, ACCEPT),
         (everybody, *asks_for_an_address, ACCEPT),
+        # The host hears its own answers to everybody; to count them would hide what is denied.
+        (everybody, match(payload("udp", "sport"), 67), match(payload("udp", "dport"), 68), DROP),
         (own_gateway, *asks_for_an_address, ACCEPT),
         (own_gateway, nft.jump("gateway_services")),
         (match(concat(_IN, _TARGET, meta("l4proto"), payload("th", "dport")), "@host_ports"), ACCEPT),
