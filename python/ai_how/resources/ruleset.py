@@ -147,8 +147,14 @@ def _input(table: nft.Table) -> None:
         _deny(Denial.SPOOFED_SOURCE, DROP, match(concat(_IN, _SOURCE), "@sources", op="!=")),
         (_ANSWERS, ACCEPT),
         (everybody, *asks_for_an_address, ACCEPT),
-        # The host hears its own answers to everybody; to count them would hide what is denied.
-        (everybody, match(payload("udp", "sport"), 67), match(payload("udp", "dport"), 68), DROP),
+        # The host hears its own answers to everybody; counted as denied they would hide what is.
+        (
+            match(concat(_IN, _SOURCE), "@own_gateway"),
+            everybody,
+            match(payload("udp", "sport"), 67),
+            match(payload("udp", "dport"), 68),
+            ACCEPT,
+        ),
         (own_gateway, *asks_for_an_address, ACCEPT),
         (own_gateway, nft.jump("gateway_services")),
         (match(concat(_IN, _TARGET, meta("l4proto"), payload("th", "dport")), "@host_ports"), ACCEPT),
