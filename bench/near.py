@@ -24,6 +24,8 @@ _PATIENCE = 5.0
 
 _PAYLOAD = b"." * 64
 _PIECE = bytes(PIECE)
+#: Bytes that wait at either end of a stream: the kernel's own choice differs from one connection to the next.
+_BUFFER = 1 << 20
 #: Closing resets the connection: no port is kept waiting, of which a minute of connections would take all.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -68,6 +70,7 @@ def far_end(place: Place, address: IPv4Address) -> Iterator[Far]:
     try:
         for each in sockets:
             each.bind((str(address), 0))
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
             if each.type == socket.SOCK_STREAM:
                 each.listen(128)
         descriptors = [each.fileno() for each in sockets]
@@ -118,6 +121,7 @@ def stream(place: Place, far: Far, count: int) -> Taken:
 
     def send() -> None:
         with socket.create_connection(far.sink, _PATIENCE) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
             for _ in range(count):
                 begin = time.perf_counter()
                 sock.sendall(_PIECE)

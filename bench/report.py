@@ -27,7 +27,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing measured several times. `floor` is the median, in seconds, of the least that its work can take."""
+    """One thing measured several times. `floor` is the median, in seconds, of the least that its work can take.
+
+    `beside` are the floor's runs where each belongs to one of `taken`, made right before or after it: then the ratio is
+    the median of the single ratios, to which a machine that changes its pace from minute to minute does nothing.
+    """
 
     part: str
     work: str
@@ -35,6 +39,7 @@ class Row:
     taken: tuple[Taken, ...]
     floor: float | None = None
     target: Target | None = None
+    beside: tuple[Taken, ...] = ()
 
     @property
     def wall(self) -> float:
@@ -49,7 +54,14 @@ class Row:
     @property
     def ratio(self) -> float | None:
         """How many times the floor it takes."""
+        if self.beside:
+            return median(self.ratios)
         return None if self.floor is None else self.wall / self.floor
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Each run beside the floor's of the same round."""
+        return tuple(each.wall / floor.wall for each, floor in zip(self.taken, self.beside, strict=bool(self.beside)))
 
     @property
     def met(self) -> bool | None:
@@ -72,6 +84,7 @@ class Row:
             "runs": [asdict(each) for each in self.taken],
             "floor": self.floor,
             "ratio": self.ratio,
+            "ratios": self.ratios,
             "target": None if self.target is None else str(self.target),
             "met": self.met,
         }

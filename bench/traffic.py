@@ -38,7 +38,7 @@ class Load:
     pieces: int
 
 
-FULL = Load(rounds=40, round_trips=2_000, connections=300, pieces=48)
+FULL = Load(rounds=25, round_trips=2_000, connections=300, pieces=48)
 QUICK = Load(rounds=8, round_trips=1_000, connections=200, pieces=24)
 
 TARGET = Target(times_floor=1.10)
@@ -90,9 +90,9 @@ def measure(report: Report, *, size: int = clusters.SIZE, nodes: int, load: Load
             for by, ours in turns.items():
                 taken = tuple(each[name, sent] for each in ours)
                 target = TARGET if sent in _TARGETED and size == clusters.SIZE else None
-                report.rows.append(Row("traffic", work, by, taken, floor.wall, target))
+                report.rows.append(Row("traffic", work, by, taken, floor.wall, target, floor.taken))
                 if sent in _TARGETED:
-                    report.notes.append(f"{work}, {by}: {_spread(floor.taken, taken)}")
+                    report.notes.append(f"{work}, {by}: {_spread(report.rows[-1].ratios)}")
 
 
 def _all(paths: dict[str, _Path], text: str, load: Load, *, bare: bool) -> _Runs:
@@ -108,11 +108,10 @@ def _all(paths: dict[str, _Path], text: str, load: Load, *, bare: bool) -> _Runs
     return taken
 
 
-def _spread(floors: tuple[Taken, ...], taken: tuple[Taken, ...]) -> str:
+def _spread(ratios: tuple[float, ...]) -> str:
     """How the ratios of single rounds lie: a machine that is busy with other things shows here."""
-    ratios = [each.wall / floor.wall for floor, each in zip(floors, taken, strict=True)]
     quarter, half, three = quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    return f"round by round {half:.2f} × its floor, half of the rounds within {quarter:.2f} and {three:.2f}"
+    return f"{half:.2f} × its floor; half of the rounds lie between {quarter:.2f} and {three:.2f}"
 
 
 @contextmanager

@@ -94,6 +94,16 @@ def test_targets_hold_for_the_median_and_the_ratio_is_to_the_floor(bench: Callab
     assert shown.endswith("a note")
 
 
+def test_ratio_beside_the_floor_is_taken_round_by_round(bench: Callable[[str], ModuleType]) -> None:
+    report, taken = bench("report"), bench("measure").Taken
+    floors = (taken(1.0, 0.1), taken(2.0, 0.1), taken(2.0, 0.1))
+    runs = (taken(1.1, 0.1), taken(2.2, 0.1), taken(1.0, 0.1))
+    row = report.Row("traffic", "round trip", "ours", runs, 2.0, report.Target(times_floor=1.05), floors)
+    assert row.ratios == (1.1, 1.1, 0.5)
+    assert (row.ratio, row.met) == (1.1, False)
+    assert report.Row("up", "up", "ours", runs, 2.0).ratio == 0.55
+
+
 def test_runs_take_turns_and_change_their_order(bench: Callable[[str], ModuleType]) -> None:
     order: list[str] = []
 
