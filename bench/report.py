@@ -143,4 +143,6 @@ def machine() -> Json:
 def _span(seconds: float) -> str:
     if seconds < 0.001:
         return f"{seconds * 1e6:.1f} µs"
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
