@@ -110,6 +110,22 @@ def test_route_that_nobody_remembers_is_seen_and_remembered_again(libvirt: Libvi
 
 
 @pytest.mark.usefixtures("clean_host")
+@pytest.mark.parametrize(
+    ("name", "text"), [("routes.batch", ""), ("routes.json", "[1, 2]"), ("routes.json", '{"a": 1}')]
+)
+def test_route_that_would_not_come_back_with_its_link_differs(
+    libvirt: Libvirt, wanted: HostRoute, name: str, text: str
+) -> None:
+    provider.create(libvirt, wanted)
+    (memory.DIRECTORY / name).write_text(text)
+    lost = replace(wanted, present=False)
+    assert provider.observe(libvirt, "") == [lost]
+    provider.change(libvirt, lost, wanted)
+    assert provider.observe(libvirt, "") == [wanted]
+    provider.remove(libvirt, wanted)
+
+
+@pytest.mark.usefixtures("clean_host")
 def test_routes_set_side_by_side_are_all_remembered(libvirt: Libvirt, internet: Internet) -> None:
     wanted = [HostRoute(IPv4Network(f"10.78.{each}.0/24"), internet.router, "") for each in range(20)]
     with ThreadPoolExecutor(len(wanted)) as workers:

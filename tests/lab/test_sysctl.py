@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ai_how.errors import HostError
-from ai_how.host import sysctl
+from ai_how.host import memory, sysctl
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import sysctl as provider
 from ai_how.resources.sysctl import Sysctl
@@ -72,6 +73,35 @@ def test_killed_between_remembering_and_writing_is_made_good(libvirt: Libvirt, m
     assert KERNEL.read_text() == "1\n"
     provider.remove(libvirt, FORWARDING)
     assert KERNEL.read_text() == "0\n"
+
+
+@pytest.mark.parametrize("text", [None, "", "/proc/sys/net/ipv4/ip_forward 0\n"])
+def test_setting_that_the_hook_would_not_set_again_differs(libvirt: Libvirt, text: str | None) -> None:
+    provider.create(libvirt, FORWARDING)
+    read_by_the_hook = memory.DIRECTORY / "sysctl.settings"
+    before = read_by_the_hook.read_text()
+    read_by_the_hook.unlink()
+    if text is not None:
+        read_by_the_hook.write_text(text)
+    lost = replace(FORWARDING, lasting=False)
+    assert provider.observe(libvirt, "") == [lost]
+    provider.change(libvirt, lost, FORWARDING)
+    assert (provider.observe(libvirt, ""), read_by_the_hook.read_text()) == ([FORWARDING], before)
+    provider.remove(libvirt, FORWARDING)
+    assert KERNEL.read_text() == "0\n"
+
+
+@pytest.mark.usefixtures("clean_host")
+@pytest.mark.parametrize(
+    "text", ["", "[1, 2]", '{"net.ipv4.ip_forward": 1}', '{"net.ipv4.ip_forward": {"before": "0"}}']
+)
+def test_memory_that_makes_no_sense_is_made_anew(libvirt: Libvirt, text: str) -> None:
+    provider.create(libvirt, FORWARDING)
+    (memory.DIRECTORY / "sysctl.json").write_text(text)
+    assert provider.observe(libvirt, "") == []
+    provider.create(libvirt, FORWARDING)
+    assert provider.observe(libvirt, "") == [FORWARDING]
+    provider.remove(libvirt, FORWARDING)
 
 
 @pytest.mark.parametrize("mode", ["nat", "route", "open"])

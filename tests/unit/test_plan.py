@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ai_how.compile.hook import HOOK
 from ai_how.plan.plan import Action, Plan, Step, make_plan
 from ai_how.plan.refuse import refusals
 from ai_how.resources.base import Kind, Resource, ResourceId, identify
@@ -102,6 +103,12 @@ def test_everything_is_made_from_needs_to_dependants() -> None:
     assert plan.after == ((), (), (0,), (0,), (0,), (1, 2, 4), (1, 3))
 
 
+def test_libvirt_is_told_of_the_hook_while_no_pool_is_made_or_removed() -> None:
+    assert [step.target.kind for step in make_plan([POOL, HOOK], []).steps] == [Kind.HOOK, Kind.POOL]
+    assert make_plan([POOL, HOOK], []).after == ((), (0,))
+    assert make_plan([], [POOL, HOOK]).after == ((), (0,))
+
+
 def test_everything_is_removed_from_dependants_to_needs() -> None:
     plan = make_plan((), cluster(1))
     assert said(plan) == [
@@ -170,7 +177,7 @@ def take(have: dict[ResourceId, Resource], step: Step) -> None:
         del have[step.target]
         return
     assert step.want is not None
-    assert all(needed in have for needed in step.want.needs)
+    assert all(needed in have for needed in step.want.needs if needed != identify(HOOK))
     if step.want.up and isinstance(step.want, Domain):
         assert have[ResourceId(Kind.NETWORK, step.want.network)].up
     have[step.target] = step.want

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ai_how.compile.hook import LOG, MARK, UNKNOWN
@@ -24,14 +25,23 @@ _RELOADED_WITHIN = 120.0
 _UNREADABLE = "a file that cannot be read"
 
 
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """The directories that we made for it, and what we wrote."""
+
+    made: tuple[str, ...]
+    content: str
+    mode: str
+
+
 def observe(libvirt: Libvirt, cluster: str) -> list[Hook]:
     """Our file as it is, empty where it is gone or was not written yet; what it was last, where this user may not
     look."""
-    said = memory.recall(_MEMORY)
+    said = _recall()
     try:
         found = _read(Path(PATH))
     except OSError:
-        return [] if said is None else [Hook(said["content"], said["mode"])]
+        return [] if said is None else [Hook(said.content, said.mode)]
     if found is None:
         return [] if said is None or _stranger(Path(PATH)) else [Hook("", "")]
     return [found] if found.content.startswith(MARK) else []
@@ -53,7 +63,7 @@ def create(libvirt: Libvirt, want: Hook) -> None:
         )
     missing = [str(each) for each in reversed(path.parents) if not each.exists()]
     made = [each for each in _made() if each not in missing] + missing
-    memory.remember(_MEMORY, {"made": made, "content": want.content, "mode": want.mode})
+    memory.remember(_MEMORY, asdict(_Remembered(tuple(made), want.content, want.mode)))
     first = not path.exists()
     try:
         if first:
@@ -166,9 +176,18 @@ def _stranger(path: Path) -> str:
     return "" if found.content.startswith(MARK) else "a hook that ai-how did not write"
 
 
-def _made() -> list[str]:
-    said = memory.recall(_MEMORY) or {}
-    return [str(each) for each in said.get("made", ())]
+def _made() -> tuple[str, ...]:
+    said = _recall()
+    return () if said is None else said.made
+
+
+def _recall() -> _Remembered | None:
+    """What is remembered; what cannot be read was written by nobody of us."""
+    said = memory.recall(_MEMORY)
+    try:
+        return _Remembered(tuple(map(str, said["made"])), str(said["content"]), str(said["mode"]))
+    except (TypeError, KeyError):
+        return None
 
 
 def _trouble(path: Path, error: OSError) -> HostError:

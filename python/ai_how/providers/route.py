@@ -36,11 +36,12 @@ def observe(libvirt: Libvirt, cluster: str) -> list[HostRoute]:
     A route by a router in a network that is stopped is not lost: it comes back with the network, by the hook.
     """
     known = _recall()
+    lasting = not known or memory.recall_text(_FOR_THE_HOOK) == _batch(known)
     there = {hop.to: hop.via for hop in _hops() if hop.ours and hop.via is not None}
     found = [HostRoute(to, via, "", present=False) for to, via in there.items() if to not in known]
     for to, each in known.items():
         present = to in there or (each.network != "" and not _is_active(libvirt, each.network))
-        found.append(HostRoute(to, there.get(to, each.via), each.network, present))
+        found.append(HostRoute(to, there.get(to, each.via), each.network, present and lasting))
     return sorted(found, key=lambda each: each.to)
 
 
@@ -108,8 +109,16 @@ def _owner(hop: Hop) -> str:
 
 
 def _recall() -> dict[IPv4Network, _Remembered]:
-    said = memory.recall(_MEMORY) or {}
-    return {IPv4Network(to): _Remembered(IPv4Address(each["via"]), each["network"]) for to, each in said.items()}
+    """What is remembered; what cannot be read was written by nobody of us, and is made anew by the next `up`."""
+    try:
+        said = (memory.recall(_MEMORY) or {}).items()
+        return {IPv4Network(to): _Remembered(IPv4Address(each["via"]), str(each["network"])) for to, each in said}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _batch(known: Mapping[IPv4Network, _Remembered]) -> str:
+    return "".join(f"{routes.batch_line(to, each.via)}\n" for to, each in sorted(known.items()))
 
 
 def _remember(known: Mapping[IPv4Network, _Remembered]) -> None:
@@ -118,7 +127,6 @@ def _remember(known: Mapping[IPv4Network, _Remembered]) -> None:
         memory.forget(_FOR_THE_HOOK)
         memory.forget(_MEMORY)
         return
-    ordered = sorted(known.items())
-    batch = (f"{routes.batch_line(to, each.via)}\n" for to, each in ordered)
-    memory.remember_text(_FOR_THE_HOOK, "".join(batch))
-    memory.remember(_MEMORY, {str(to): {"via": str(each.via), "network": each.network} for to, each in ordered})
+    memory.remember_text(_FOR_THE_HOOK, _batch(known))
+    content = {str(to): {"via": str(each.via), "network": each.network} for to, each in sorted(known.items())}
+    memory.remember(_MEMORY, content)

@@ -32,7 +32,9 @@ class _Remembered:
 
 def observe(libvirt: Libvirt, cluster: str) -> list[Sysctl]:
     """Those that we set, at their present value."""
-    return [Sysctl(name, sysctl.read(name)) for name in sorted(_recall())]
+    known = _recall()
+    lasting = not known or memory.recall_text(_FOR_THE_HOOK) == _settings(known)
+    return [Sysctl(name, sysctl.read(name), lasting) for name in sorted(known)]
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -76,8 +78,16 @@ def _somebody_forwards(every: Collection[VirtualNetwork]) -> bool:
 
 
 def _recall() -> dict[str, _Remembered]:
-    said = memory.recall(_MEMORY) or {}
-    return {name: _Remembered(each["before"], each["wanted"]) for name, each in said.items()}
+    """What is remembered; what cannot be read was written by nobody of us, and is made anew by the next `up`."""
+    try:
+        said = (memory.recall(_MEMORY) or {}).items()
+        return {name: _Remembered(str(each["before"]), str(each["wanted"])) for name, each in said}
+    except (TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _settings(known: Mapping[str, _Remembered]) -> str:
+    return "".join(f"{sysctl.path_of(name)} {each.wanted}\n" for name, each in sorted(known.items()))
 
 
 def _remember(known: Mapping[str, _Remembered]) -> None:
@@ -86,5 +96,4 @@ def _remember(known: Mapping[str, _Remembered]) -> None:
         memory.forget(_MEMORY)
         return
     memory.remember(_MEMORY, {name: {"before": each.before, "wanted": each.wanted} for name, each in known.items()})
-    lines = (f"{sysctl.path_of(name)} {each.wanted}\n" for name, each in sorted(known.items()))
-    memory.remember_text(_FOR_THE_HOOK, "".join(lines))
+    memory.remember_text(_FOR_THE_HOOK, _settings(known))

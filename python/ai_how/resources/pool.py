@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ai_how.resources import xml
 from ai_how.resources.base import Impact, Kind, ResourceId, identity_uuid, managed
+from ai_how.resources.hook import PATH as HOOK_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,9 @@ class Pool:
 
     @property
     def needs(self) -> tuple[ResourceId, ...]:
-        return ()
+        # libvirt looks at all pools when it is told of a new hook, and may take for active one that is just being made.
+        # A cluster without rules does without the hook.
+        return (ResourceId(Kind.HOOK, HOOK_PATH),)
 
     def to_xml(self) -> str:
         """The pool as libvirt reads it."""

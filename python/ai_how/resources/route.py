@@ -13,7 +13,8 @@ from ai_how.resources.base import Impact, Kind, ResourceId, managed
 class HostRoute:
     """The way to network `to` by router `via`; `network` is the libvirt network the router is in, empty for none.
 
-    `present` is False where the kernel lost it, with a link that went down, say, or nobody remembers it.
+    `present` is False where the kernel lost it, with a link that went down, say, or where it would not come back:
+    nobody remembers it, or the hook does not know it.
     """
 
     kind: ClassVar[Kind] = Kind.ROUTE

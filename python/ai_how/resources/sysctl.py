@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ai_how.resources.base import Impact, Kind, ResourceId, managed
@@ -13,12 +13,16 @@ FORWARDING = "net.ipv4.ip_forward"
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
-    """The setting `name`, with dots, at `value`. What it was before is remembered by its provider, and restored."""
+    """The setting `name`, with dots, at `value`. What it was before is remembered by its provider, and restored.
+
+    `lasting` is False where the hook would not set it again, because somebody took away what it reads.
+    """
 
     kind: ClassVar[Kind] = Kind.SYSCTL
 
     name: str
     value: str = managed(Impact.LIVE)
+    lasting: bool = field(default=True, metadata={"impact": Impact.LIVE})
 
     def __str__(self) -> str:
         return f"setting {self.name} = {self.value}"
