@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import pytest
 
@@ -14,6 +15,8 @@ from ai_how.host import memory
 from ai_how.lab import Lab
 from ai_how.resources.base import METADATA
 from ai_how.resources.hook import PATH
+from ai_how.resources.policy import write_policy
+from ai_how.spec.policy import Firewall, Policy
 
 MARK = f"<metadata><m:ai-how xmlns:m='{METADATA}' cluster='c'/></metadata>"
 NETWORK = """
@@ -232,6 +235,31 @@ def test_network_of_ours_does_not_start_without_its_rules(hooked: Host) -> None:
     hooked.remember("firewall.json", json.dumps(TABLE))
     hooked.sh(hooked.start("ours"))
     assert OURS in hooked.tables()
+
+
+def test_network_of_ours_does_not_start_where_its_rules_are_gone(host: Host) -> None:
+    host.hook("create")
+    said = host.fails(host.start("ours"))
+    assert "its rules are gone, so network ours is not started" in said
+    open_one = MARK.replace(
+        "cluster=", f"policy={quoteattr(write_policy(Policy(firewall=Firewall(enabled=False))))} cluster="
+    )
+    host.sh(host.start("without", 41, mark=open_one))
+    host.sh(host.start("theirs", 42, mark=""))
+    host.remember("firewall.json", json.dumps(TABLE))
+    guarded = MARK.replace("cluster=", f"policy={quoteattr(write_policy(Policy()))} cluster=")
+    host.sh(host.start("ours", mark=guarded))
+    assert OURS in host.tables()
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", '{"a": 1}'])
+def test_hook_whose_memory_makes_no_sense_is_removed_all_the_same(host: Host, text: str) -> None:
+    host.hook("create")
+    host.remember("hook.json", text)
+    assert host.hook("observe") == [True, 1]
+    host.hook("remove")
+    assert host.hook("observe") == [False, 0]
+    assert host.sh("ls -A /var/lib/ai-how 2> /dev/null || true") == ""
 
 
 def test_network_of_somebody_else_makes_the_hook_do_nothing(hooked: Host) -> None:

@@ -14,6 +14,9 @@ LOG = "/run/ai-how-hook.log"
 #: There while the libvirt that runs has not seen the hook; it goes with its first run (providers/hook.py).
 UNKNOWN = "/run/ai-how-hook.unknown"
 
+#: In the mark of a network that has none (resources/policy.py), as XML has it.
+WITHOUT_RULES = "&quot;firewall&quot;:{&quot;enabled&quot;:false"
+
 _SCRIPT = f"""{MARK} what a restart of the host or of a network loses is put there again.
 # Written by ai-how, removed by it. libvirt calls it as `NAME OPERATION SUB-OPERATION EXTRA`, with the network on its
 # standard input (https://libvirt.org/hooks.html). It must not ask libvirt anything: libvirt waits for it.
@@ -27,14 +30,21 @@ case "$2 $3" in
     'start begin' | 'started begin') ;;
     *) exit 0 ;;
 esac
-case "$(cat)" in
+network=$(cat)
+case "$network" in
     *'{METADATA}'*) ;;
     *) exit 0 ;; # somebody else's network
 esac
 
 # Rules are there before what they hold: without them libvirt does not start the network, and says why.
 if [ "$2" = start ]; then
-    [ -e "$memory/firewall.json" ] || exit 0
+    case "$network" in
+        *'{WITHOUT_RULES}'*) exit 0 ;;
+    esac
+    if [ ! -e "$memory/firewall.json" ]; then
+        echo "ai-how: its rules are gone, so network $1 is not started. ai-how up makes them anew" >&2
+        exit 1
+    fi
     nft -j -f "$memory/firewall.json" > /dev/null && exit 0
     echo "ai-how: its rules cannot be loaded, so network $1 is not started. Try: nft -j -f $memory/firewall.json" >&2
     exit 1
