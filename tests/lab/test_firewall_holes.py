@@ -6,10 +6,11 @@ import contextlib
 import secrets
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from ai_how.config.load import load_mapping
 from ai_how.lab import Internet
 from ai_how.probe.dhcp import Message, message, read_reply
 from ai_how.probe.endpoint import attached, endpoint
-from ai_how.probe.packets import arp, ask, dns, ping, tcp, udp
+from ai_how.probe.packets import arp, ask, checksum, dns, ping, tcp, udp
 from ai_how.probe.place import Place
 from ai_how.probe.responder import tap
 from ai_how.resources.firewall import ClusterRules, Denial, FirewallTable
@@ -219,6 +220,100 @@ def test_node_with_the_gateway_s_address_is_not_heard(scene: Scene) -> None:
             assert denials()[Denial.FALSE_GATEWAY] > before
             scene["a1"].run(["ip", "neigh", "flush", "dev", "eth0"])  # what it learnt before our table
             scene.works("a")
+
+
+#: What may stand before the type of a frame without making it another one for whom it reaches (IEEE 802.1Q).
+TAGS = ["", "81000000", "88a80000", "8100000081000000", "88a8000081000000"]
+
+
+@pytest.mark.parametrize("tags", TAGS, ids=lambda tags: tags or "no tag")
+def test_what_passes_for_the_gateway_is_known_behind_tags(scene: Scene, tags: str) -> None:
+    with tap(scene["a1"], "eth0") as seen:
+        for frame, token, _ in _false_and_true(scene, tags):
+            _send(scene["a2"], frame)
+            replied(ping(scene["a2"], scene.ip("a1")))
+            assert seen.saw(token)
+    scene["a1"].run(["ip", "neigh", "flush", "dev", "eth0"])  # it learnt who else has the gateway's address
+    with scene.table(*EVERY), tap(scene["a1"], "eth0") as seen:
+        for frame, token, reason in _false_and_true(scene, tags):
+            word = Denial.HIDDEN_FRAME if len(tags) > len(TAGS[1]) else reason
+            before = denials()
+            _send(scene["a2"], frame)
+            replied(ping(scene["a2"], scene.ip("a1")))
+            assert seen.saw(token) == (word is None), (word, frame.hex())
+            assert denials() - before == ({} if word is None else {word: 1})
+
+
+def _false_and_true(scene: Scene, tags: str) -> list[tuple[bytes, bytes, Denial | None]]:
+    """Frames from a2 to a1, what only they have in them, and why they are denied."""
+    elsewhere = IPv4Address("10.9.9.9")
+    return [
+        (*_claim(scene, scene.ip("a2"), tags), None),
+        (*_claim(scene, gateway("a"), tags), Denial.FALSE_GATEWAY),
+        (*_datagram(scene, elsewhere, tags), None),
+        (*_datagram(scene, gateway("a"), tags), Denial.FALSE_GATEWAY),
+        (*_datagram(scene, elsewhere, tags, 67, 68), Denial.ROGUE_DHCP),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "arrives"),
+    [
+        ("router advertisement", False),
+        ("redirect", False),
+        ("DHCPv6", False),
+        ("neighbour solicitation", True),
+    ],
+)
+def test_no_node_is_a_router_of_ipv6_for_its_fellows(scene: Scene, message: str, arrives: bool) -> None:
+    token = secrets.token_bytes(16)
+    icmp = {"router advertisement": 134, "redirect": 137, "neighbour solicitation": 135}.get(message)
+    if icmp is None:
+        body, number = struct.pack(">HHHH", 547, 546, 8 + len(token), 0) + token, 17
+    else:
+        body, number = struct.pack(">BBHI", icmp, 0, 0, 0) + token, 58
+    source, target = IPv6Address("fe80::1"), IPv6Address("ff02::1")
+    header = struct.pack(">IHBB", 6 << 28, len(body), number, 255) + source.packed + target.packed
+    frame = bytes.fromhex("333300000001") + _mac(scene, "a2") + b"\x86\xdd" + header + body
+    with tap(scene["a1"], "eth0") as seen:
+        _send(scene["a2"], frame)
+        replied(ping(scene["a2"], scene.ip("a1")))
+        assert seen.saw(token)
+    with scene.table(*EVERY), tap(scene["a1"], "eth0") as seen:
+        _send(scene["a2"], frame)
+        replied(ping(scene["a2"], scene.ip("a1")))
+        assert seen.saw(token) == arrives
+        assert denials()[Denial.ROGUE_ROUTER] == (not arrives)
+
+
+def _datagram(scene: Scene, source: IPv4Address, tags: str, *ports: int) -> tuple[bytes, bytes]:
+    """A datagram from a2 to a1 that says it is from `source`, and what only it has in it."""
+    token = secrets.token_bytes(16)
+    body = (b"\x02" + b"\0" * 27 + _mac(scene, "a1") + b"\0" * 202) if ports else b""
+    sender, receiver = ports or (PORT, PORT)
+    datagram = struct.pack(">HHHH", sender, receiver, 8 + len(body) + len(token), 0) + body + token
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0, 64, 17, 0)
+    header += source.packed + scene.ip("a1").packed
+    header = header[:10] + struct.pack(">H", checksum(header)) + header[12:]
+    return _mac(scene, "a1") + _mac(scene, "a2") + bytes.fromhex(f"{tags}0800") + header + datagram, token
+
+
+def _claim(scene: Scene, claimed: IPv4Address, tags: str) -> tuple[bytes, bytes]:
+    """A reply from a2 to a1 that says a2 has the address `claimed`, and what only it has in it."""
+    token = secrets.token_bytes(16)
+    said = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 2) + _mac(scene, "a2") + claimed.packed
+    said += _mac(scene, "a1") + scene.ip("a1").packed + token
+    return _mac(scene, "a1") + _mac(scene, "a2") + bytes.fromhex(f"{tags}0806") + said, token
+
+
+def _mac(scene: Scene, node: str) -> bytes:
+    return bytes.fromhex(scene.nodes[node].mac.replace(":", ""))
+
+
+def _send(place: Place, frame: bytes) -> None:
+    with place.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind(("eth0", 0))
+        sock.send(frame)
 
 
 @contextlib.contextmanager

@@ -160,7 +160,10 @@ def test_exposed_port_leads_to_the_node_from_the_lan_and_from_the_host(scene: Sc
         assert replied(tcp(scene.lan, host, 8080)).said == (str(internet.router),)
         assert replied(udp(scene.lan, host, 8080)).said == (str(internet.router),)
         replied(tcp(scene.host, host, 8080))
-        replied(tcp(scene.host, gateway("a"), 8080))
+        # The gateways are not the host's, as far as others are concerned.
+        for address in (gateway("a"), gateway("r")):
+            silent(tcp(scene.host, address, 8080))
+            denied(Denial.GATEWAY_FROM_OUTSIDE, tcp(scene.lan, address, 8080))
         replied(tcp(scene.container, host, 8080))
         # Nothing else of the node, and nothing of the port from clusters.
         denied(Denial.INTO_CLUSTER, tcp(scene.lan, scene.ip("r1"), PORT))
@@ -169,6 +172,19 @@ def test_exposed_port_leads_to_the_node_from_the_lan_and_from_the_host(scene: Sc
         denied(Denial.HOST_SERVICE, tcp(scene["r2"], gateway("r"), 8080))
         scene.works("r")
     silent(tcp(scene.lan, host, 8080))
+
+
+def test_names_resolve_where_the_port_of_dns_is_exposed(scene: Scene, internet: Internet) -> None:
+    expose = tuple(
+        Exposure(Port(protocol, 53), "r1", scene.ip("r1"), PORT) for protocol in (Protocol.TCP, Protocol.UDP)
+    )
+    with scene.table(rules("r", expose=expose), rules("a")):
+        assert replied(udp(scene.lan, internet.uplink_address.ip, 53)).said == (str(internet.router),)
+        scene.works("r")
+        scene.works("a")
+        for over_tcp in (False, True):  # as the servers of peers ask each other
+            asked = dns(scene.host, gateway("a"), internet.name, over_tcp=over_tcp)
+            assert ask(asked).said == (str(internet.web),)
 
 
 def test_exposed_port_is_the_host_s_and_nobody_else_s(scene: Scene, internet: Internet) -> None:

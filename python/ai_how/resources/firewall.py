@@ -45,6 +45,10 @@ class Denial(StrEnum):
     FOREIGN_ARP = "foreign-arp"
     #: A node says by ARP that it has the gateway's address.
     FALSE_GATEWAY = "false-gateway"
+    #: A node says by IPv6 that it is a router, or answers DHCPv6.
+    ROGUE_ROUTER = "rogue-router"
+    #: A frame with a tag of VLAN 0 before another tag.
+    HIDDEN_FRAME = "hidden-frame"
     #: A node answers DHCP.
     ROGUE_DHCP = "rogue-dhcp"
 

@@ -26,7 +26,7 @@ def payload(protocol: str, field: str) -> Expression:
 
 
 def raw(base: str, offset: int, length: int) -> Expression:
-    """`length` bits at bit `offset` of the header `base` (nh: network, th: transport)."""
+    """`length` bits at bit `offset` of the header `base` (ll: link, nh: network, th: transport)."""
     return {"payload": {"base": base, "offset": offset, "len": length}}
 
 

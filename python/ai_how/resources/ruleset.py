@@ -44,6 +44,11 @@ _ANSWERS = match({"ct": {"key": "direction"}}, "reply")
 _YOUR_ADDRESS = nft.raw("th", 64 + 16 * 8, 32)
 _CLIENT_MAC = nft.raw("th", 64 + 28 * 8, 48)
 
+# An Ethernet frame in bits, with the tag of its VLAN (IEEE 802.1Q).
+_SENDER_MAC = nft.raw("ll", 48, 48)
+_TAG, _VLAN, _AFTER_TAG = nft.raw("ll", 96, 16), {"&": [nft.raw("ll", 112, 16), 0xFFF]}, nft.raw("ll", 128, 16)
+_TAGS = (0x8100, 0x88A8)
+
 
 def render(table: FirewallTable) -> str:
     """The text for `nft -j -f -` that replaces all our tables."""
@@ -184,12 +189,13 @@ def _input(table: nft.Table) -> None:
 
 
 def _nat(table: nft.Table) -> None:
-    local = match({"fib": {"result": "type", "flags": ["daddr"]}}, "local")
+    # Gateways are for their clusters: peers' servers ask each other there.
+    local = (match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"), match(_TARGET, "@gateways", op="!="))
     # nft 1.0.6 reads no map to address and port together from JSON.
     to_node = {"family": "ip", "addr": nft.look_up(_PORT, "nodes"), "port": nft.look_up(_PORT, "ports")}
     table.chain(
         "prerouting",
-        (match(_IN, "@bridges", op="!="), local, {"dnat": to_node}),
+        (match(_IN, "@bridges", op="!="), *local, {"dnat": to_node}),
         type="nat",
         hook="prerouting",
         prio=_DNAT,
@@ -197,7 +203,7 @@ def _nat(table: nft.Table) -> None:
     table.chain(
         "output_nat",
         # From 127.0.0.1 nothing can be answered by a node.
-        (match(_TARGET, prefix(IPv4Network("127.0.0.0/8")), op="!="), local, {"dnat": to_node}),
+        (match(_TARGET, prefix(IPv4Network("127.0.0.0/8")), op="!="), *local, {"dnat": to_node}),
         type="nat",
         hook="output",
         prio=_DNAT,
@@ -288,16 +294,26 @@ def _bridge(clusters: Iterable[ClusterRules]) -> nft.Table:
     macs = sorted({int(mac.replace(":", ""), 16) for each in clusters for mac in each.macs})
     table.set("gateways", "ipv4_addr", sorted({str(each.gateway) for each in clusters}))
     table.set("subnets", "ipv4_addr", map(prefix, networks), interval=True)
-    answers = match(payload("udp", "dport"), 68)
-    rogue = [_deny(Denial.ROGUE_DHCP, DROP, answers, match(_SOURCE, "@subnets"))]
+    # The kernel takes the first tag from a frame, and what its protocol is then counts: who gets it does the same.
+    arp, ipv4, ipv6 = (match(meta("protocol"), each) for each in ("arp", "ip", "ip6"))
+    answers, answers6 = (ipv4, match(payload("udp", "dport"), 68)), match(payload("udp", "dport"), 546)
+    rogue = [_deny(Denial.ROGUE_DHCP, DROP, *answers, match(_SOURCE, "@subnets"))]
     if networks:
         spans = one_of(*({"range": [int(each[0]), int(each[-1])]} for each in networks))
-        rogue.append(_deny(Denial.ROGUE_DHCP, DROP, answers, match(_YOUR_ADDRESS, spans)))
+        rogue.append(_deny(Denial.ROGUE_DHCP, DROP, *answers, match(_YOUR_ADDRESS, spans)))
     if macs:
-        rogue.append(_deny(Denial.ROGUE_DHCP, DROP, answers, match(_CLIENT_MAC, one_of(*macs))))
+        rogue.append(_deny(Denial.ROGUE_DHCP, DROP, *answers, match(_CLIENT_MAC, one_of(*macs))))
+        table.chain("from_node", _deny(Denial.ROGUE_ROUTER, DROP, match(_SENDER_MAC, one_of(*macs))))
+        says_a_router = match(payload("icmpv6", "type"), one_of("nd-router-advert", "nd-redirect"))
+        rogue.extend({"expr": [ipv6, each, nft.jump("from_node")]} for each in (says_a_router, answers6))
     table.chain(
         "forward",
-        _deny(Denial.FALSE_GATEWAY, DROP, match(payload("arp", "saddr ip"), "@gateways")),
+        # A tag of no VLAN before another one means nothing but to hide what follows.
+        _deny(
+            Denial.HIDDEN_FRAME, DROP, match(_TAG, one_of(*_TAGS)), match(_VLAN, 0), match(_AFTER_TAG, one_of(*_TAGS))
+        ),
+        _deny(Denial.FALSE_GATEWAY, DROP, arp, match(payload("arp", "saddr ip"), "@gateways")),
+        _deny(Denial.FALSE_GATEWAY, DROP, ipv4, match(_SOURCE, "@gateways")),
         *rogue,
         type="filter",
         hook="forward",
