@@ -194,3 +194,4 @@ def test_listeners_are_those_that_somebody_outside_could_reach() -> None:
         Listener(Port(tcp, 22), ""),
         Listener(Port(tcp, 9090), "prometheus, process 3"),
     )
+    assert read_listeners(SS, ("br-lab", "10.1.0.1")) == read_listeners(SS)[1:]

@@ -39,6 +39,8 @@ def leave_registered(observed: Observed, cluster: str, progress: Progress) -> No
     network = observed.network
     if observed.unseen is None or network is None or network.policy.discovery is None:
         return
+    if network.policy.firewall.enabled and not registration.was_told(cluster, network.policy.discovery):
+        return  # its rules took root, which remembers whom it tells: Consul has never been there
     nodes = [each.name for each in network.reservations]
     what = registration.remember_pending(cluster, network.policy.discovery, nodes)
     progress(Note(f"nodes stay registered in Consul: {observed.unseen}\n{what}", warning=True))

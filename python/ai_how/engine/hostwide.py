@@ -150,11 +150,14 @@ def refuse_unknown_resolver(spec: Cluster) -> None:
 def refuse_taken_ports(plan: Plan) -> None:
     """Raise HostError where a port of the host that `plan` exposes a node on is somebody's already."""
     new: dict[Port, Exposure] = {}
+    ours: set[str] = set()
     for step in plan.steps:
         if isinstance(step.want, FirewallTable):
             before = _exposures(step.have) if isinstance(step.have, FirewallTable) else {}
             new = {port: each for port, each in _exposures(step.want).items() if port not in before}
-    for listener in read_listeners(list_listeners()) if new else ():
+            # No port leads from a gateway to a node: clusters' own servers go on.
+            ours = {name for each in step.want.clusters for name in (each.bridge, str(each.gateway))}
+    for listener in read_listeners(list_listeners(), ours) if new else ():
         if (each := new.get(listener.port)) is not None:
             port = f"{each.host.number}/{each.host.protocol}"
             raise HostError(

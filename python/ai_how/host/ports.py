@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -26,15 +27,16 @@ def list_listeners() -> str:
     return output(["ss", "-H", "-l", "-n", "-t", "-u", "-p"], remedy="Install it: apt-get install iproute2")
 
 
-def read_listeners(text: str) -> tuple[Listener, ...]:
-    """The listeners in `text` that somebody outside could reach."""
+def read_listeners(text: str, private: Collection[str] = ()) -> tuple[Listener, ...]:
+    """The listeners in `text` that somebody outside could reach: not by loopback, nor by the links or addresses that
+    are `private`."""
     found = []
     for entry in text.splitlines():
         protocol, _, _, _, local, *rest = entry.split()
         address, _, number = local.rpartition(":")
         # 127.0.0.53%lo, [::1], *
-        bare = address.strip("[]").partition("%")[0]
-        if bare != "*" and ip_address(bare).is_loopback:
+        bare, _, link = address.strip("[]").partition("%")
+        if bare in private or link in private or (bare != "*" and ip_address(bare).is_loopback):
             continue
         program = _PROGRAM.search(" ".join(rest))
         words = f"{program[1]}, process {program[2]}" if program else ""

@@ -118,6 +118,11 @@ def settle(everything: Iterable[VirtualNetwork]) -> tuple[str, ...]:
     return tuple(silent.values())
 
 
+def was_told(cluster: str, discovery: Discovery) -> bool:
+    """Whether root remembers that the agent of `discovery` has been told of `cluster`."""
+    return Told(cluster, discovery).agent in {each.agent for each in _told()}
+
+
 def remember_pending(cluster: str, discovery: Discovery, nodes: Iterable[str]) -> str:
     """What becomes of the registrations of `nodes` that cannot be taken back now because Consul is away.
 

@@ -277,6 +277,16 @@ def test_up_that_can_do_without_consul_warns_and_a_later_one_catches_up(
             assert registered(consul) == []
 
 
+def test_destroy_says_nothing_of_a_consul_that_has_never_been_there(
+    ai_how: AiHow, found: Callable[..., Path], clean_host: None
+) -> None:
+    ok(ai_how("up", found(required=False), "--no-start", "--no-wait"))
+    ran = ai_how("destroy", "tried", "--yes")
+    assert ran.returncode == 0, ran.stderr
+    assert "Consul" not in ran.stdout + ran.stderr
+    assert memory.recall("consul.json") is None
+
+
 def test_the_rest_of_dns_answers_at_once_when_consul_dies_or_hangs(
     consul: Agent, ai_how: AiHow, virsh: Virsh, found: Callable[..., Path]
 ) -> None:
