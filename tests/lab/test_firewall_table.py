@@ -89,9 +89,9 @@ def test_every_edit_of_our_table_is_seen_and_repaired(loaded: Libvirt, edit: str
 
 
 def test_a_rule_that_is_gone_is_seen_and_repaired(loaded: Libvirt) -> None:
-    listed = json.loads(run("nft", "-j", "list", "chain", "inet", TABLE, "out_of_cluster"))["nftables"]
+    listed = json.loads(run("nft", "-j", "list", "chain", "inet", TABLE, "between"))["nftables"]
     handle = next(each["rule"]["handle"] for each in listed if each.get("rule", {}).get("comment") == "other-cluster")
-    run("nft", "delete", "rule", "inet", TABLE, "out_of_cluster", "handle", str(handle))
+    run("nft", "delete", "rule", "inet", TABLE, "between", "handle", str(handle))
     assert firewall.observe(loaded, "") == [BROKEN]
 
 

@@ -90,24 +90,28 @@ def _inet(clusters: Iterable[ClusterRules], uplinks: Iterable[str]) -> nft.Table
 def _forward(table: nft.Table) -> None:
     from_known = concat(_IN, _SOURCE)
     errors = match({"ct": {"key": "state"}}, ["related"], op="in")
+    not_allowed_anywhere = (
+        _deny(Denial.IPV6, REJECT, match(meta("nfproto"), "ipv6")),
+        _deny(Denial.SPOOFED_SOURCE, DROP, match(from_known, "@sources", op="!=")),
+        _deny(Denial.BLOCKED_NETWORK, REJECT, match(concat(_IN, _TARGET), "@blocked")),
+    )
     table.chain(
         "forward",
-        # Frames within one bridge come here where net.bridge.bridge-nf-call-iptables is 1.
-        (match(concat(_IN, _OUT), "@within"), ACCEPT),
         (match(_IN, "@bridges"), nft.goto("out_of_cluster")),
         (match(_OUT, "@bridges"), nft.goto("into_cluster")),
         type="filter",
         hook="forward",
         prio=_BEFORE_OTHERS,
     )
+    # What leads from one of our bridges to another is told apart first: what leaves for the uplink is most of it, and
+    # every look into a set costs each packet.
     table.chain(
         "out_of_cluster",
-        _deny(Denial.IPV6, REJECT, match(meta("nfproto"), "ipv6")),
-        _deny(Denial.SPOOFED_SOURCE, DROP, match(from_known, "@sources", op="!=")),
-        _deny(Denial.BLOCKED_NETWORK, REJECT, match(concat(_IN, _TARGET), "@blocked")),
-        (match(concat(_IN, _OUT), "@peers"), ACCEPT),
-        _deny(Denial.OTHER_CLUSTER, REJECT, match(_OUT, "@bridges")),
+        (match(_OUT, "@bridges"), nft.goto("between")),
+        *not_allowed_anywhere,
         _deny(Denial.CLUSTER_AWAY, REJECT, match(_TARGET, "@subnets")),
+        # One look for what most packets are: to an uplink, with nothing denied.
+        (match(concat(_IN, _OUT), "@ways_out"), ACCEPT),
         (_ANSWERS, ACCEPT),
         (errors, ACCEPT),
         _deny(
@@ -119,6 +123,14 @@ def _forward(table: nft.Table) -> None:
         (match(_OUT, "@uplinks"), ACCEPT),
         # A link that came later, a VPN say, needs no new rules.
         _deny(Denial.HOST_NETWORK, REJECT, match(meta("oifkind"), one_of(*_HOSTS_OWN))),
+    )
+    table.chain(
+        "between",
+        # Frames within one bridge come here where net.bridge.bridge-nf-call-iptables is 1.
+        (match(concat(_IN, _OUT), "@within"), ACCEPT),
+        *not_allowed_anywhere,
+        (match(concat(_IN, _OUT), "@peers"), ACCEPT),
+        _deny(Denial.OTHER_CLUSTER, REJECT),
     )
     exposed = concat(_OUT, _TARGET, meta("l4proto"), payload("th", "dport"))
     table.chain(
@@ -234,7 +246,10 @@ def _sets(table: nft.Table, clusters: tuple[ClusterRules, ...], uplinks: Iterabl
     table.set("bridges", "ifname", gateways)
     table.set("within", pair, (concat(each.bridge, each.bridge) for each in clusters))
     table.set("peers", pair, (concat(each.bridge, peer) for each in clusters for peer in each.peers))
-    table.set("uplinks", "ifname", uplinks)
+    links = tuple(uplinks)
+    table.set("uplinks", "ifname", links)
+    free = (each.bridge for each in clusters if each.egress is not Egress.DENY)
+    table.set("ways_out", pair, (concat(bridge, link) for bridge in free for link in links))
 
     _set_of_sources(table, clusters)
     table.set("subnets", "ipv4_addr", map(prefix, _whole(each.subnet for each in clusters)), interval=True)
