@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -12,15 +13,16 @@ from hypothesis import strategies as st
 from ai_how.compile.host import Surroundings, compile_host
 from ai_how.compile.zones import reverse_zones
 from ai_how.config.terms import DnsMode, HostResolver, Protocol
+from ai_how.errors import HostError
 from ai_how.host.ports import Listener, read_listeners
 from ai_how.resources.base import Kind, Resource
 from ai_how.resources.firewall import ClusterRules, FirewallTable
-from ai_how.resources.network import Forward, VirtualNetwork
+from ai_how.resources.network import Forward, Reservation, VirtualNetwork
 from ai_how.resources.policy import read_policy, write_policy
 from ai_how.resources.resolver import ResolverRoute
 from ai_how.resources.route import HostRoute
 from ai_how.resources.servers import Servers
-from ai_how.spec.policy import Firewall, Policy, Port, Route
+from ai_how.spec.policy import Discovery, Firewall, Policy, Port, Route, Tls
 
 
 def network(name: str, number: int, mode: DnsMode, **fields: object) -> VirtualNetwork:
@@ -195,3 +197,64 @@ def test_listeners_are_those_that_somebody_outside_could_reach() -> None:
         Listener(Port(tcp, 9090), "prometheus, process 3"),
     )
     assert read_listeners(SS, ("br-lab", "10.1.0.1")) == read_listeners(SS)[1:]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bridge", "br-a\nCOMMIT"),
+        ("bridge", "br-a -j ACCEPT"),
+        ("bridge", "--help"),
+        ("bridge", "../../a"),
+        ("bridge", "br-a\n"),
+        ("bridge", ""),
+        ("domain", "a.internal\ndhcp-script=/tmp/a"),
+        ("domain", "a.internal/8.8.8.8"),
+        ("domain", "a internal"),
+        ("domain", ""),
+        ("cluster", "a\n"),
+        ("name", "default"),
+        ("name", "../a-network"),
+        ("subnet", IPv4Network("0.0.0.0/0")),
+        ("subnet", IPv4Network("10.1.0.1/32")),
+    ],
+)
+def test_what_somebody_edited_into_a_network_never_reaches_files_and_rules_of_the_host(
+    field: str, value: object
+) -> None:
+    as_made = [network("a", 1, DnsMode.SHARED_DNS), network("b", 2, DnsMode.SHARED_DNS)]
+    assert compile_host(as_made, Surroundings())
+    edited = replace(as_made[0], **{field: value})  # type: ignore[arg-type]
+    with pytest.raises(HostError, match=f"its {field} is ") as caught:
+        compile_host([edited, as_made[1]], Surroundings())
+    assert "\n" not in caught.value.what + str(caught.value.why)
+
+
+def test_a_reservation_by_name_alone_is_no_machine_of_the_firewalls() -> None:
+    by_name = Reservation(IPv4Address("10.1.0.9"), "", "friend")
+    by_mac = Reservation(IPv4Address("10.1.0.10"), "52:54:00:00:00:10", "a-controller")
+    found = rules(compile_host([network("a", 1, DnsMode.ISOLATED, reservations=(by_name, by_mac))], Surroundings()))
+    assert found["a"].macs == (by_mac.mac,)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"address": 5},
+        {"address": "http://10.0.0.1:99999"},
+        {"address": "http://10.0.0.1"},
+        {"address": "http://example.com:8500"},
+        {"service_name": None},
+        {"token_file": ["/etc/token"]},
+        {"tags": [1]},
+        {"dns_port": 0},
+        {"check": {"port": "ssh"}},
+        {"tls": {"ca_file": 1}},
+    ],
+)
+def test_a_mark_whose_service_discovery_makes_no_sense_counts_as_none(edit: dict[str, object]) -> None:
+    policy = Policy(discovery=Discovery("hpc", address="http://10.0.0.1:8500", tls=Tls(ca_file="/etc/ca.pem")))
+    written = json.loads(write_policy(policy))
+    assert read_policy(json.dumps(written)) == policy
+    written["discovery"] |= edit
+    assert read_policy(json.dumps(written)) == Policy()

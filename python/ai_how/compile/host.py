@@ -5,13 +5,16 @@ It is computed from every network of ours that the host has, whoever brought it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from ai_how.compile.hook import HOOK
 from ai_how.compile.zones import reverse_zones
+from ai_how.config.fields import BRIDGE_PATTERN, LABEL_PATTERN, MAC_PATTERN, MAX_PREFIX, MIN_PREFIX, show
 from ai_how.config.terms import HostResolver
+from ai_how.errors import HostError
 from ai_how.resources.base import Resource
 from ai_how.resources.firewall import ClusterRules, FirewallTable
 from ai_how.resources.network import Forward, VirtualNetwork
@@ -20,6 +23,7 @@ from ai_how.resources.resolver import ResolverRoute
 from ai_how.resources.route import HostRoute
 from ai_how.resources.servers import Servers
 from ai_how.resources.sysctl import FORWARDING, Sysctl
+from ai_how.spec.naming import network_name
 from ai_how.spec.neighbours import SOCIAL
 from ai_how.spec.network import DnsMode
 
@@ -38,10 +42,36 @@ class Surroundings:
 
 
 def compile_host(networks: Iterable[VirtualNetwork], around: Surroundings) -> tuple[Resource, ...]:
-    """Everything that must exist outside libvirt for `networks`, but for those that are not ours or want no rules."""
+    """Everything that must exist outside libvirt for `networks`, but for those that are not ours or want no rules.
+
+    Raises HostError where one of ours was edited to say what we never write.
+    """
     ours = sorted((each for each in networks if each.cluster), key=lambda each: each.cluster)
+    for each in ours:
+        _refuse_edited(each)
     guarded = [each for each in ours if each.policy.firewall.enabled]
     return tuple(_resources(guarded, ours, around)) if guarded else ()
+
+
+def _refuse_edited(network: VirtualNetwork) -> None:
+    """Whoever may use libvirt may edit a network; what root makes of it goes into other programs' files and rules."""
+    wrong = [
+        f"its {field} is {show(value)}"
+        for field, value, right in (
+            ("cluster", network.cluster, re.fullmatch(LABEL_PATTERN, network.cluster)),
+            ("name", network.name, network.name == network_name(network.cluster)),
+            ("bridge", network.bridge, re.fullmatch(BRIDGE_PATTERN, network.bridge)),
+            ("domain", network.domain, all(re.fullmatch(LABEL_PATTERN, each) for each in network.domain.split("."))),
+            ("subnet", network.subnet, MIN_PREFIX <= network.subnet.prefixlen <= MAX_PREFIX),
+        )
+        if not right
+    ]
+    if wrong:
+        raise HostError(
+            f"network {show(network.name)} is not as ai-how makes it",
+            why=f"{'; '.join(wrong)}: somebody edited it",
+            remedy="Bring its cluster up again, or remove it: ai-how destroy.",
+        )
 
 
 def _resources(
@@ -80,7 +110,8 @@ def _rules(network: VirtualNetwork, ours: Iterable[VirtualNetwork]) -> ClusterRu
         bridge=network.bridge,
         subnet=network.subnet,
         gateway=network.gateway,
-        macs=tuple(sorted(each.mac for each in network.reservations)),
+        # libvirt also takes reservations by name alone.
+        macs=tuple(sorted(each.mac for each in network.reservations if re.fullmatch(MAC_PATTERN, each.mac))),
         masquerade=network.forward is not Forward.NAT and policy.nat,
         direct=direct,
         behind=behind,

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from ai_how.config.terms import Egress, HostResolver, Protocol
+from ai_how.resources.registration import dns_address
 from ai_how.spec.policy import Check, Discovery, Exposure, Firewall, Policy, Port, Route, Tls
 
 
@@ -47,7 +48,7 @@ def _firewall(data: Mapping[str, Any]) -> Firewall:
         egress=Egress(data["egress"]),
         allow_networks=_networks(data["allow_networks"]),
         expose=tuple(
-            Exposure(_port(each["host"]), str(each["node"]), IPv4Address(each["ip"]), int(each["node_port"]))
+            Exposure(_port(each["host"]), str(each["node"]), IPv4Address(each["ip"]), _number(each["node_port"]))
             for each in data["expose"]
         ),
         allow_from=_networks(data["allow_from"]),
@@ -56,12 +57,43 @@ def _firewall(data: Mapping[str, Any]) -> Firewall:
 
 def _discovery(data: Mapping[str, Any]) -> Discovery:
     tls = data["tls"]
-    fields = {**data, "tls": None if tls is None else Tls(**tls), "check": Check(**data["check"])}
-    return Discovery(**{**fields, "tags": tuple(data["tags"])})
+    found = Discovery(
+        service_name=_text(data["service_name"]),
+        address=_text(data["address"]),
+        dns_port=_number(data["dns_port"]),
+        datacenter=_text_or_none(data["datacenter"]),
+        token_file=_text_or_none(data["token_file"]),
+        tls=None if tls is None else Tls(**{name: _text_or_none(each) for name, each in tls.items()}),
+        tags=tuple(_text(each) for each in data["tags"]),
+        check=Check(**{name: int(each) for name, each in data["check"].items()}),
+        required=bool(data["required"]),
+    )
+    # Both raise ValueError where it is no address of an agent.
+    dns_address(found)
+    _number(found.address.rpartition(":")[2])
+    return found
 
 
 def _port(data: Mapping[str, Any]) -> Port:
-    return Port(Protocol(data["protocol"]), int(data["number"]))
+    return Port(Protocol(data["protocol"]), _number(data["number"]))
+
+
+def _number(value: Any) -> int:
+    """The number of a port."""
+    number = int(value)
+    if not 1 <= number <= 65535:
+        raise ValueError(number)
+    return number
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _networks(data: Iterable[str]) -> tuple[IPv4Network, ...]:
