@@ -239,6 +239,12 @@ def test_a_change_that_loses_data_or_connections_is_refused(want: Sequence[Resou
     assert any(reason in each for each in found), found
 
 
+def test_a_first_exposed_port_is_refused_by_its_name_while_nodes_run() -> None:
+    [refused] = refusals(make_plan([*cluster(1), replace(network(), forward=Forward.ROUTE)], cluster(1)))
+    assert "(for the first, or without the last, of expose and allow_from), which restarts the network" in refused
+    assert "stop the cluster first (ai-how down)" in refused
+
+
 @pytest.mark.parametrize("want", [[disk(0, capacity=101)], [network(third=1)], [machine(0, running=False, vcpus=8)]])
 def test_the_same_at_rest_is_allowed_where_nothing_is_lost(want: Sequence[Resource]) -> None:
     have = cluster(1, running=False)

@@ -219,7 +219,8 @@ def _check(
         raise UnsafeChange(
             f"cluster {spec.name} is not changed",
             why="; ".join(reasons),
-            remedy="Change it back in the configuration, or destroy the cluster and bring it up anew.",
+            remedy="Do what is said there, or change it back in the configuration.\n"
+            "To begin anew, without what is on the disks: ai-how destroy, then up.",
         )
     owners = {each.disk.name for each in observed.domains}
     for step in plan.steps:

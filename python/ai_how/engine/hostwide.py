@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -140,11 +141,13 @@ def _neighbour(network: VirtualNetwork) -> Neighbour:
 
 def refuse_unknown_resolver(spec: Cluster) -> None:
     """Raise HostError where the cluster's names shall resolve on the host, and nothing there can be told of them."""
-    network = spec.network
-    if network.dns_mode is DnsMode.SHARED_DNS and network.policy.host_resolver is HostResolver.AUTO and is_root():
-        found = resolver.detect()
-        if found.manager is None:
-            raise resolver.unknown(found.why)
+    network, wish = spec.network, spec.network.policy.host_resolver
+    if network.dns_mode is not DnsMode.SHARED_DNS or not is_root():
+        return
+    if wish is HostResolver.AUTO and (found := resolver.detect()).manager is None:
+        raise resolver.unknown(found.why)
+    if wish is HostResolver.SYSTEMD_RESOLVED and shutil.which("resolvectl") is None:
+        raise resolver.unknown(f"network.host_resolver is {wish}, and there is no resolvectl to tell it with")
 
 
 def refuse_taken_ports(plan: Plan) -> None:

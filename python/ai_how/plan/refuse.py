@@ -53,6 +53,8 @@ def _reasons(step: Step) -> list[str]:
             reasons.append(f"{differs}, which needs it to be made anew and would lose what is on it")
         elif step.target.kind is Kind.NETWORK and change.impact is Impact.RESTART and step.disturbs:
             restarts.append(differs)
+            if change.field == "forward" and "dns_mode" not in {each.field for each in step.fields}:
+                restarts[-1] += " (for the first, or without the last, of expose and allow_from)"
     if restarts:
         reasons.append(
             f"{', '.join(restarts)}, which restarts the network and cuts off {some(step.disturbs)}: "

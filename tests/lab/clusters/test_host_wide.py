@@ -160,6 +160,17 @@ def test_a_host_without_nft_is_told_what_to_install(
     assert "apt-get install nftables" in ran.stderr
 
 
+@pytest.mark.parametrize("wish", ["auto", "systemd-resolved"])
+def test_a_resolver_that_is_not_there_is_told_before_anything_is_changed(
+    write: Write, refused: Refused, wish: str
+) -> None:
+    assert shutil.which("resolvectl") is None
+    path = write(network={"dns_mode": "shared_dns", "host_resolver": wish})
+    said = refused(3, "up", path, "--no-start")
+    assert "this host's resolver cannot be told of the clusters' names" in said
+    assert "or to none" in said
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0", "203.0.113.2"])  # noqa: S104 - that is what is looked for
 def test_a_port_in_use_is_not_taken_over_and_its_program_is_named(address: str, write: Write, refused: Refused) -> None:
     with socket.create_server((address, 8899)):
