@@ -89,7 +89,9 @@ def _taken(
         if each is not mine and each.subnet.prefixlen < 32:
             yield each.subnet, f"network {each.name}" + (f" of cluster {each.cluster}" if each.cluster else "")
     for route in routes:
-        if mine is None or route.link != mine.bridge:
+        # Its definition may have been edited to another bridge than the one it runs on.
+        own = mine is not None and (route.link == mine.bridge or (mine.active and route.network == mine.subnet))
+        if not own:
             yield route.network, f"a route of this host through {route.link}"
 
 
