@@ -34,8 +34,8 @@ def read_listeners(text: str, private: Collection[str] = ()) -> tuple[Listener, 
     for entry in text.splitlines():
         protocol, _, _, _, local, *rest = entry.split()
         address, _, number = local.rpartition(":")
-        # 127.0.0.53%lo, [::1], *
-        bare, _, link = address.strip("[]").partition("%")
+        # 127.0.0.53%lo, [::1], [fe80::1]%eth0, *
+        bare, _, link = address.replace("[", "").replace("]", "").partition("%")
         if bare in private or link in private or (bare != "*" and ip_address(bare).is_loopback):
             continue
         program = _PROGRAM.search(" ".join(rest))
