@@ -325,6 +325,23 @@ def test_what_is_missing_half_there_or_there_twice_is_mended(
     passage.remove(libvirt, want)
 
 
+@pytest.mark.parametrize("file", ["passage.rules", "passage.json"])
+@pytest.mark.parametrize("text", ["", "[1]", '{"FORWARD": 1}'])
+def test_passages_that_the_hook_would_not_make_again_are_remembered_anew(
+    libvirt: Libvirt, clean_host: None, file: str, text: str
+) -> None:
+    want = Passage("FORWARD", ("br-x", "br-y"))
+    passage.create(libvirt, want)
+    before = (memory.DIRECTORY / "passage.rules").read_text()
+    (memory.DIRECTORY / file).write_text(text)
+    lost = Passage("FORWARD", ())
+    assert passage.observe(libvirt, "") == [lost]
+    passage.change(libvirt, lost, want)
+    assert passage.observe(libvirt, "") == [want]
+    assert (memory.DIRECTORY / "passage.rules").read_text() == before
+    passage.remove(libvirt, want)
+
+
 def test_a_chain_that_went_with_its_program_is_no_trouble_when_the_passage_goes(
     libvirt: Libvirt, clean_host: None
 ) -> None:

@@ -64,6 +64,11 @@ def test_the_hook_finds_in_our_memory_what_to_say_again(resolving: Host, pair: U
     links = memory.DIRECTORY / "resolver.links"
     with told(pair, resolving.manager) as want:
         assert links.read_text() == write_links(want)
+        links.unlink()
+        lost = [replace(each, zones=()) for each in want]
+        assert routes.observe(pair.libvirt, "") == lost
+        routes.change(pair.libvirt, lost[0], want[0])
+        assert routes.observe(pair.libvirt, "") == want
         routes.remove(pair.libvirt, want[0])
         assert links.read_text() == write_links(want[1:])
     assert not links.exists()

@@ -20,9 +20,11 @@ _ONE = threading.Lock()
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[Passage]:
-    """Our rules by chain. A bridge is in it that has each of its rules once and is remembered; with half of that the
-    next run begins anew."""
+    """Our rules by chain. A bridge is in it that has each of its rules once, and is remembered, for the hook, too; with
+    half of that the next run begins anew."""
     known = _recall()
+    if known and memory.recall_text(_FOR_THE_HOOK) != _rules(known):
+        known = dict.fromkeys(known, ())
     if not memory.is_root():
         return [Passage(chain, bridges) for chain, bridges in sorted(known.items())]
     rules = iptables.marked(iptables.read_rules(iptables.list_rules()))
@@ -70,7 +72,15 @@ def _renew(want: Passage) -> None:
 
 
 def _recall() -> dict[str, tuple[str, ...]]:
-    return {chain: tuple(bridges) for chain, bridges in (memory.recall(_MEMORY) or {}).items()}
+    """What is remembered; what cannot be read was written by nobody of us, and is made anew by the next `up`."""
+    try:
+        return {chain: tuple(map(str, bridges)) for chain, bridges in (memory.recall(_MEMORY) or {}).items()}
+    except (TypeError, AttributeError):
+        return {}
+
+
+def _rules(known: Mapping[str, Collection[str]]) -> str:
+    return "".join(f"{chain} {bridge}\n" for chain, bridges in sorted(known.items()) for bridge in bridges)
 
 
 def _remember(known: Mapping[str, Collection[str]]) -> None:
@@ -79,5 +89,4 @@ def _remember(known: Mapping[str, Collection[str]]) -> None:
         memory.forget(_MEMORY)
         return
     memory.remember(_MEMORY, known)
-    lines = (f"{chain} {bridge}\n" for chain, bridges in sorted(known.items()) for bridge in bridges)
-    memory.remember_text(_FOR_THE_HOOK, "".join(lines))
+    memory.remember_text(_FOR_THE_HOOK, _rules(known))

@@ -32,7 +32,8 @@ _ONE = threading.Lock()
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[ResolverRoute]:
-    """Every resolver route of ours on this host. One that is not in force as it was made has no zones."""
+    """Every resolver route of ours on this host. One that is not in force as it was made, or that the hook would not
+    put back, has no zones."""
     found = [
         read_file(network, manager, lines)
         for manager, directory in _FILES.items()
@@ -40,7 +41,8 @@ def observe(libvirt: Libvirt, cluster: str) -> list[ResolverRoute]:
     ]
     remembered = _remembered()
     if remembered:
-        found += _in_force(remembered.values())
+        lasting = memory.recall_text(_LINKS) == write_links(remembered.values())
+        found += [each if lasting else replace(each, zones=()) for each in _in_force(remembered.values())]
     return sorted(found, key=lambda each: each.network)
 
 
