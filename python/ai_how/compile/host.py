@@ -17,7 +17,7 @@ from ai_how.config.terms import HostResolver
 from ai_how.errors import HostError
 from ai_how.resources.base import Resource
 from ai_how.resources.firewall import ClusterRules, FirewallTable
-from ai_how.resources.network import Forward, VirtualNetwork
+from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.passage import Passage
 from ai_how.resources.resolver import ResolverRoute
 from ai_how.resources.route import HostRoute
@@ -112,7 +112,7 @@ def _rules(network: VirtualNetwork, ours: Iterable[VirtualNetwork]) -> ClusterRu
         gateway=network.gateway,
         # libvirt also takes reservations by name alone.
         macs=tuple(sorted(each.mac for each in network.reservations if re.fullmatch(MAC_PATTERN, each.mac))),
-        masquerade=network.forward is not Forward.NAT and policy.nat,
+        masquerade=policy.nat,
         direct=direct,
         behind=behind,
         peers=tuple(sorted(each.bridge for each in _peers(network, ours))),
