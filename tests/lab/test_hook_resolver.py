@@ -14,7 +14,8 @@ from tests.lab.naming import cluster, up
 from tests.lab.resolvers import resolving_by, systemd_resolved, told, until
 
 from ai_how.compile.hook import HOOK, LOG
-from ai_how.providers import hook
+from ai_how.providers import firewall, hook
+from ai_how.resources.firewall import FirewallTable
 
 NAME, ADDRESS = "host-a-controller.host-a.internal", "10.81.0.2"
 
@@ -69,6 +70,9 @@ def test_resolver_knows_the_names_again_after_a_network_was_stopped_and_started(
             until("it has forgotten it", lambda: host.asks(NAME) != known)
         with told(clusters, host.manager):
             until("it knows the name", lambda: host.asks(NAME) == known)
+            # Without its rules the hook would not let it start.
+            rules = FirewallTable((), (), intact=True)
+            firewall.create(clusters.libvirt, rules)
             hook.create(clusters.libvirt, HOOK)
             try:
                 restart()
@@ -77,3 +81,4 @@ def test_resolver_knows_the_names_again_after_a_network_was_stopped_and_started(
                 assert not Path(LOG).exists()
             finally:
                 hook.remove(clusters.libvirt, HOOK)
+                firewall.remove(clusters.libvirt, rules)
