@@ -40,8 +40,14 @@ _URL = re.compile(
     re.IGNORECASE,
 )
 
-_number = whole(1, MAX_PORT, "a port", "8080")
+_port = whole(1, MAX_PORT, "a port", "8080")
 _protocol = choice(Protocol)
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, str) and (ports := re.fullmatch(r"([0-9]{1,5})\s*-\s*[0-9]{1,5}", value.strip())):
+        raise wrong(f"{show(value)} is a range of ports", f"write an entry for each port: {ports[1]} and so on")
+    return _port(value)
 
 
 def read_network(value: Any) -> IPv4Network:
