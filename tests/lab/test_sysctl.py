@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,20 @@ def test_memory_that_makes_no_sense_is_made_anew(libvirt: Libvirt, text: str) ->
     provider.create(libvirt, FORWARDING)
     assert provider.observe(libvirt, "") == [FORWARDING]
     provider.remove(libvirt, FORWARDING)
+
+
+@pytest.mark.usefixtures("clean_host")
+def test_without_room_for_what_is_remembered_nothing_is_set_and_the_remedy_is_about_room(libvirt: Libvirt) -> None:
+    memory.DIRECTORY.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-n", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(memory.DIRECTORY)], check=True)
+    try:
+        (memory.DIRECTORY / "theirs").write_text("x" * 4096)
+        with pytest.raises(HostError, match="No space left") as caught:
+            provider.create(libvirt, FORWARDING)
+        assert caught.value.remedy == f"Make room there: df -h {memory.DIRECTORY}"
+        assert KERNEL.read_text() == "0\n"
+    finally:
+        subprocess.run(["umount", "-n", str(memory.DIRECTORY)], check=True)
 
 
 @pytest.mark.parametrize("mode", ["nat", "route", "open"])

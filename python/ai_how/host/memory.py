@@ -7,6 +7,7 @@ The directory goes with its last file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -84,8 +85,9 @@ def _capabilities() -> int:
 
 
 def _trouble(name: str, error: OSError) -> HostError:
-    return HostError(
-        f"{DIRECTORY / name} cannot be used",
-        why=error.strerror or str(error),
-        remedy=f"Look at it: ls -ld {DIRECTORY} {DIRECTORY / name}",
-    )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # The directory itself may be what there was no room for.
+        remedy = f"Make room there: df -h {DIRECTORY if DIRECTORY.exists() else DIRECTORY.parent}"
+    else:
+        remedy = f"Look at it: ls -ld {DIRECTORY} {DIRECTORY / name}"
+    return HostError(f"{DIRECTORY / name} cannot be used", why=error.strerror or str(error), remedy=remedy)
