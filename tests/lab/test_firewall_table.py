@@ -158,7 +158,9 @@ def test_a_table_of_our_name_that_is_not_ours_is_named_and_never_touched(libvirt
     theirs = run("nft", "list", "table", family, TABLE)
     try:
         assert firewall.observe(libvirt, "") == []
-        assert firewall.foreign(libvirt, [TABLE]) == {TABLE: f"a table {family} {TABLE} that ai-how did not make"}
+        removal = f"nft delete table {family} {TABLE}"
+        words = f"a table {family} {TABLE} that ai-how did not make (what removes it: {removal})"
+        assert firewall.foreign(libvirt, [TABLE]) == {TABLE: words}
         with pytest.raises(NotOurs, match=f"a table {family} {TABLE}"):
             firewall.create(libvirt, WANT)
         firewall.remove(libvirt, WANT)

@@ -96,13 +96,17 @@ def _taken(
 
 
 def refuse_clashes(libvirt: Libvirt, want: Iterable[Resource], observed: Observed) -> None:
-    """Raise NotOurs where a name that is to be made belongs to somebody else. Nothing was changed yet."""
-    present = {(each.kind, each.key) for each in observed.everything}
-    missing: dict[Kind, list[Resource]] = {}
+    """Raise NotOurs where a name that is to be made belongs to somebody else. Nothing was changed yet.
+
+    What is outside libvirt can be remembered as ours, and be somebody else's by now: asked about where it differs.
+    """
+    present = {(each.kind, each.key): each for each in observed.everything}
+    unsure: dict[Kind, list[Resource]] = {}
     for each in want:
-        if (each.kind, each.key) not in present:
-            missing.setdefault(each.kind, []).append(each)
-    for kind, resources in missing.items():
+        have = present.get((each.kind, each.key))
+        if have is None or (each.kind in OF_THE_HOST and have != each):
+            unsure.setdefault(each.kind, []).append(each)
+    for kind, resources in unsure.items():
         for name, owner in PROVIDERS[kind].foreign(libvirt, {each.key for each in resources}).items():
             raise NotOurs(
                 f"{kind} {name} cannot be made",

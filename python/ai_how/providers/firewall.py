@@ -42,7 +42,7 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     if TABLE not in names or not memory.is_root():
         return {}
     _, others = _families()
-    return {TABLE: _words(others[0])} if others else {}
+    return {TABLE: f"{_words(others[0])} (what removes it: {_removal(others)})"} if others else {}
 
 
 def create(libvirt: Libvirt, want: FirewallTable) -> None:
@@ -52,7 +52,7 @@ def create(libvirt: Libvirt, want: FirewallTable) -> None:
         raise NotOurs(
             "the firewall is not loaded",
             why=f"there is already {_words(others[0])}",
-            remedy=f"Look at it: nft list table {others[0]} {TABLE}",
+            remedy=f"Look at it: nft list table {others[0]} {TABLE}\nWhat removes it: {_removal(others)}",
         )
     text = render(want)
     nftables.load(text)
@@ -100,6 +100,10 @@ def _remembered(applied: Any, *, intact: bool) -> FirewallTable:
         return read_table(applied, intact=intact)
     except (ValueError, TypeError, KeyError, AttributeError):
         return FirewallTable((), (), intact=False)
+
+
+def _removal(families: Iterable[str]) -> str:
+    return "; ".join(f"nft delete table {each} {TABLE}" for each in families)
 
 
 def _words(family: str) -> str:

@@ -144,6 +144,24 @@ def test_a_table_of_our_name_that_is_not_ours_is_named_and_left_alone(write: Wri
         nft("delete", "table", "inet", "ai_how")
 
 
+def test_a_table_of_ours_that_lost_its_mark_is_refused_before_anything_is_changed(write: Write, ai_how: AiHow) -> None:
+    path = write()
+    assert ai_how("up", path, "--no-start").returncode == 0
+    try:
+        nft("flush", "chain", "inet", "ai_how", "made_by_ai_how")
+        nft("delete", "chain", "inet", "ai_how", "made_by_ai_how")
+        said = ai_how("up", path, "--no-start")
+        assert said.returncode == 3
+        assert "firewall ai_how cannot be made" in said.stderr
+        assert "nft delete table inet ai_how" in said.stderr
+        assert "undo" not in said.stderr
+        nft("delete", "table", "inet", "ai_how")
+        assert ai_how("up", path, "--no-start").returncode == 0
+    finally:
+        ai_how("destroy", path, "--yes")
+        assert tables() == set()
+
+
 def test_a_host_without_nft_is_told_what_to_install(
     write: Write, ai_how: AiHow, clean_host: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
