@@ -267,13 +267,32 @@ def test_a_file_of_somebody_else_is_named_and_left_alone(libvirt_uri: str) -> No
     path.write_text("server=/theirs.example/192.0.2.1\n")
     try:
         with Libvirt() as libvirt:
-            assert "did not write" in servers.foreign(libvirt, ["theirs", "free"])["theirs"]
+            assert servers.foreign(libvirt, ["theirs", "free"])["theirs"].endswith(
+                f"did not write (what removes it: rm {path})"
+            )
             assert "free" not in servers.foreign(libvirt, ["theirs", "free"])
             assert observed(libvirt, "theirs") is None
             servers.remove(libvirt, Servers("theirs", ()))
         assert path.read_text() == "server=/theirs.example/192.0.2.1\n"
     finally:
         path.unlink()
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\0" * 40, told.MARK[:7]])
+def test_a_file_of_ours_that_was_emptied_or_cut_off_is_written_anew_or_removed(libvirt_uri: str, text: str) -> None:
+    want, path = Servers("emptied", ()), Path(servers_path("emptied"))
+    with Libvirt() as libvirt:
+        servers.create(libvirt, want)
+        path.write_text(text)
+        seen = observed(libvirt, "emptied")
+        assert seen is not None
+        assert seen != want
+        assert servers.foreign(libvirt, ["emptied"]) == {}
+        servers.change(libvirt, seen, want)
+        assert observed(libvirt, "emptied") == want
+        path.write_text(text)
+        servers.remove(libvirt, seen)
+    assert not path.exists()
 
 
 def test_a_process_that_is_not_the_networks_dnsmasq_gets_no_signal(pair: Up) -> None:

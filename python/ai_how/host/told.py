@@ -20,14 +20,19 @@ _PREFIX = "ai-how-"
 
 
 def read_lines(path: Path) -> tuple[str, ...] | None:
-    """The lines of our file at `path` below the mark, None where there is no file of ours. Raises HostError."""
+    """The lines of our file at `path` below the mark, None where there is no file of ours. Raises HostError.
+
+    What was emptied, or cut off within the mark, is ours by its name, and not read yet.
+    """
     try:
-        first, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _trouble(path, error) from error
-    return tuple(lines) if first.startswith(MARK) else None
+    if MARK.startswith(text.strip("\0 \t\r\n")):  # some file systems leave zeros behind when the power fails
+        return (UNREAD,)
+    return tuple(text.splitlines()[1:]) if text.startswith(MARK) else None
 
 
 def file_of(directory: Path, name: str, suffix: str) -> Path:

@@ -50,7 +50,7 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     """Files of these networks that are there without our mark."""
     paths = [(name, _path(manager, name)) for name in names for manager in _FILES]
     return {
-        name: f"a file {path} that ai-how did not write"
+        name: f"a file {path} that ai-how did not write (what removes it: rm {path})"
         for name, path in paths
         if path.exists() and told.read_lines(path) is None
     }

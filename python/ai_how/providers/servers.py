@@ -21,7 +21,7 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     """Files of these networks that are there without our mark."""
     paths = {name: Path(servers_path(name)) for name in names}
     return {
-        name: f"a file {path} that ai-how did not write"
+        name: f"a file {path} that ai-how did not write (what removes it: rm {path})"
         for name, path in paths.items()
         if path.exists() and told.read_lines(path) is None
     }
