@@ -60,8 +60,7 @@ class ClusterRules:
     `macs` are its nodes'. `masquerade`: what leaves has the host's address; libvirt sees to that in forward mode `nat`
     only, and no longer when somebody flushed its rules. `direct`: networks outside that packets go to and come from
     unmasqueraded. `peers`: bridges of the clusters it may talk to, both ways; of these it may also ping the gateway and
-    ask it for names. `allow_from` includes `direct`. `behind`: networks that a node of the cluster is the router of, and
-    forwards packets from.
+    ask it for names. `allow_from` includes `direct`. `behind`: networks that a node of the cluster is the router of.
     """
 
     cluster: str
