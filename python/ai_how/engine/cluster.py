@@ -121,14 +121,14 @@ def up(
                 if not remove_nodes and (leaving := leaving_nodes(plan)):
                     raise NodesLeave(name, leaving)
                 before |= _expiries(libvirt, spec, plan)
+                network = next(identify(each) for each in want if isinstance(each, VirtualNetwork))
 
                 def watch(event: Event) -> None:
-                    if isinstance(event, StepDone) and event.step.target == identify(network):
+                    if isinstance(event, StepDone) and event.step.target == network:
                         # Now that it is active its old leases can be seen, and no machine runs that could renew one.
                         before.update(_expiries(libvirt, spec, plan))
                     progress(event)
 
-                network = next(each for each in want if isinstance(each, VirtualNetwork))
                 observed = _carry_out(replace(site, progress=watch), state, "up", name, plan, lambda _: want)
                 _say_pending(plan, progress)
             settle(observed, progress)
