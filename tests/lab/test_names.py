@@ -278,7 +278,7 @@ def test_a_file_of_somebody_else_is_named_and_left_alone(libvirt_uri: str) -> No
         path.unlink()
 
 
-@pytest.mark.parametrize("text", ["", "\n", "\0" * 40, told.MARK[:7]])
+@pytest.mark.parametrize("text", ["", "\n", "\0" * 40, told.MARK[:7]], ids=["empty", "blank", "zeros", "cut"])
 def test_a_file_of_ours_that_was_emptied_or_cut_off_is_written_anew_or_removed(libvirt_uri: str, text: str) -> None:
     want, path = Servers("emptied", ()), Path(servers_path("emptied"))
     with Libvirt() as libvirt:

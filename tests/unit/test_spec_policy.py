@@ -273,7 +273,7 @@ FORM = [
     Bad("port 65536", fw("allow_host_ports: [65536/tcp]"), "firewall.allow_host_ports[0]", "range", "1 to 65535"),
     Bad("port name", fw("allow_host_ports: [22, ssh]"), "firewall.allow_host_ports[1]", "got 'ssh'", "22/tcp"),
     Bad("port protocol", fw("allow_host_ports: [22/tpc]"), "firewall.allow_host_ports[0]", "'tpc'", "mean tcp?"),
-    Bad("port range", fw("allow_host_ports: [20-22]"), "firewall.allow_host_ports[0]", "'20-22'", "an entry for each port: 20"),
+    Bad("port range", fw("allow_host_ports: [20-22]"), "firewall.allow_host_ports[0]", "'20-22'", "for each port: 20"),
     Bad("ports one", fw("allow_host_ports: 22"), "firewall.allow_host_ports", "expected a list", "[22, 123/udp]"),
     Bad("egress", fw("egress: denied"), "firewall.egress", "expected allow or deny", "did you mean deny?"),
     Bad("host bits", fw("block_networks: [10.0.0.1/8]"), "firewall.block_networks[0]", "host bits", "10.0.0.0/8"),
