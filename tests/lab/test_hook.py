@@ -35,6 +35,7 @@ import json, sys
 from ai_how.compile.hook import HOOK
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import hook
+from ai_how.resources.hook import Hook
 def cut_off(*_):
     raise KeyboardInterrupt("cut off")
 if sys.argv[1] == "cut off":
@@ -42,6 +43,7 @@ if sys.argv[1] == "cut off":
     hook._note_who_does_not_know = lambda: None
 with Libvirt() as libvirt:
     said = {"create": lambda: hook.create(libvirt, HOOK), "remove": lambda: hook.remove(libvirt, HOOK),
+            "undo": lambda: hook.change(libvirt, HOOK, Hook("", "")),
             "known": lambda: hook.hook_known(libvirt), "foreign": lambda: hook.foreign(libvirt, [HOOK.path]),
             "observe": lambda: [hook.observe(libvirt, "") == [HOOK], len(hook.observe(libvirt, ""))]}[sys.argv[1]]()
 print(json.dumps(said))
@@ -155,6 +157,22 @@ def test_edited_hook_differs_and_is_written_anew(host: Host, edit: str) -> None:
     assert host.hook("observe") == [True, 1]
 
 
+def test_hook_that_nobody_remembers_differs_and_leaves_no_directory_of_its_own(host: Host) -> None:
+    host.hook("create")
+    host.sh(f"rm {memory.DIRECTORY / 'hook.json'}")
+    assert host.hook("observe") == [False, 1]
+    host.hook("create")
+    assert host.hook("observe") == [True, 1]
+    host.hook("remove")
+    host.fails(f"ls -d {Path(PATH).parent}")
+
+
+def test_undo_to_a_hook_that_was_gone_leaves_ours(host: Host) -> None:
+    host.hook("create")
+    host.hook("undo")
+    assert host.hook("observe") == [True, 1]
+
+
 def test_file_without_our_mark_is_somebody_elses(host: Host) -> None:
     assert host.hook("foreign") == {}
     host.write(PATH, "#!/bin/sh\nexit 0\n")
@@ -256,9 +274,10 @@ def test_network_of_ours_does_not_start_where_its_rules_are_gone(host: Host) -> 
 def test_hook_whose_memory_makes_no_sense_is_removed_all_the_same(host: Host, text: str) -> None:
     host.hook("create")
     host.remember("hook.json", text)
-    assert host.hook("observe") == [True, 1]
+    assert host.hook("observe") == [False, 1]
     host.hook("remove")
     assert host.hook("observe") == [False, 0]
+    host.fails(f"ls -d {Path(PATH).parent}")
     assert host.sh("ls -A /var/lib/ai-how 2> /dev/null || true") == ""
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ai_how.compile.hook import LOG, MARK, UNKNOWN
@@ -44,7 +44,7 @@ def observe(libvirt: Libvirt, cluster: str) -> list[Hook]:
         return [] if said is None else [Hook(said.content, said.mode)]
     if found is None:
         return [] if said is None or _stranger(Path(PATH)) else [Hook("", "")]
-    return [found] if found.content.startswith(MARK) else []
+    return [replace(found, remembered=said is not None)] if found.content.startswith(MARK) else []
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -62,7 +62,7 @@ def create(libvirt: Libvirt, want: Hook) -> None:
             remedy="Give it another name, and run the same command again: libvirt runs every file in that directory.",
         )
     missing = [str(each) for each in reversed(path.parents) if not each.exists()]
-    made = [each for each in _made() if each not in missing] + missing
+    made = [each for each in _made(path) if each not in missing] + missing
     memory.remember(_MEMORY, asdict(_Remembered(tuple(made), want.content, want.mode)))
     first = not path.exists()
     try:
@@ -81,18 +81,21 @@ def create(libvirt: Libvirt, want: Hook) -> None:
 
 def change(libvirt: Libvirt, have: Hook, want: Hook) -> None:
     """Write it anew."""
-    create(libvirt, want)
+    if want.content:
+        create(libvirt, want)
+    # Else this is an undo to a hook that was gone: networks that run need it.
 
 
 def remove(libvirt: Libvirt, have: Hook) -> None:
     """Remove it, the directories that we made if nobody else uses them, and what it left behind."""
     path = Path(have.path)
+    made = _made(path)
     try:
         for file in (Path(LOG), Path(UNKNOWN)) if _stranger(path) else (path, Path(LOG), Path(UNKNOWN)):
             file.unlink(missing_ok=True)
     except OSError as error:
         raise _trouble(path, error) from error
-    for directory in reversed(_made()):
+    for directory in reversed(made):
         with contextlib.suppress(OSError):  # somebody's file is in it, or it is gone
             Path(directory).rmdir()
     memory.forget(_MEMORY)
@@ -176,9 +179,12 @@ def _stranger(path: Path) -> str:
     return "" if found.content.startswith(MARK) else "a hook that ai-how did not write"
 
 
-def _made() -> tuple[str, ...]:
+def _made(path: Path) -> tuple[str, ...]:
+    """The directories that we made. Where our file is there, and that is forgotten, the one that no package has."""
     said = _recall()
-    return () if said is None else said.made
+    if said is None:
+        return (str(path.parent),) if path.is_file() else ()
+    return said.made
 
 
 def _recall() -> _Remembered | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ai_how.resources.base import Impact, Kind, ResourceId, managed
@@ -15,7 +15,8 @@ PATH = "/etc/libvirt/hooks/network.d/ai-how"
 class Hook:
     """The file at `path` with `content`: the same on every host, it reads what to do from our memory.
 
-    `mode` is octal, as ls(1) and chmod(1) have it; libvirt passes over what is not executable.
+    `mode` is octal, as ls(1) and chmod(1) have it; libvirt passes over what is not executable. `remembered` is False
+    where the note was lost of what we wrote, and of which directories we made for it.
     """
 
     kind: ClassVar[Kind] = Kind.HOOK
@@ -23,6 +24,7 @@ class Hook:
     content: str = managed(Impact.LIVE)
     mode: str = managed(Impact.LIVE)
     path: str = PATH
+    remembered: bool = field(default=True, metadata={"impact": Impact.LIVE})
 
     def __str__(self) -> str:
         return f"libvirt hook {self.path}"
