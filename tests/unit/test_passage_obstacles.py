@@ -243,3 +243,9 @@ def test_the_other_iptables_is_an_obstacle_that_our_passage_does_not_open() -> N
         "iptables-legacy -I FORWARD -o br-c -j ACCEPT",
     ]
     assert obstacles(Firewalls("", legacy=LEGACY), ["br-a"]) == ()
+
+
+def test_a_table_that_could_not_be_read_is_said_and_not_taken_for_harmless() -> None:
+    (found,) = obstacles(Firewalls(_ruleset([], policy="accept"), unread=(("inet", "others"),)), ["br-a"])
+    assert found.what == "the nftables table inet others"
+    assert found.remedy == "nft list table inet others"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ai_how.errors import CommandFailed
 from ai_how.host import iptables
 from ai_how.host.packet_walk import Base, Packet, Table, passes, read_tables
 from ai_how.host.process import output
@@ -45,22 +46,29 @@ class Obstacle:
 @dataclass(frozen=True, slots=True)
 class Firewalls:
     """What a host says. `ruleset` is nft's JSON; `legacy` are the rules of iptables-legacy where `iptables` is the
-    other one, else empty; `links` are the names of its links."""
+    other one, else empty; `links` are the names of its links; `unread` the tables (family, name) that nft could not
+    say."""
 
     ruleset: str
     legacy: str = ""
     links: frozenset[str] = frozenset()
+    unread: tuple[tuple[str, str], ...] = ()
 
 
 def look() -> Firewalls:
     """Ask the kernel for all tables but those that are no obstacle. Needs root. Raises CommandFailed."""
     entries: list[Any] = []
-    for each in json.loads(output(["nft", "-j", "list", "tables"]))["nftables"]:
-        if (table := each.get("table")) and _may_matter(table["family"], table["name"]):
-            listed = output(["nft", "-j", "list", "table", table["family"], table["name"]])
-            entries += json.loads(listed)["nftables"]
+    unread = []
+    # Not as JSON: nft 1.0.6 spoils it, or breaks, where a table has flags; so it may with such a table itself.
+    for line in output(["nft", "list", "tables"]).splitlines():
+        match line.split():
+            case ["table", family, name] if _may_matter(family, name):
+                try:
+                    entries += json.loads(output(["nft", "-j", "list", "table", family, name]))["nftables"]
+                except (CommandFailed, ValueError):
+                    unread.append((family, name))
     links = frozenset(each.name for each in _LINKS.iterdir())
-    return Firewalls(json.dumps({"nftables": entries}), _legacy_rules(), links)
+    return Firewalls(json.dumps({"nftables": entries}), _legacy_rules(), links, tuple(unread))
 
 
 def obstacles(
@@ -94,7 +102,14 @@ def obstacles(
             stopped = [b for b in bridges if _stopped(table, name, _packets(base, b, uplink, allowed.get(b, ())))]
             if stopped:
                 found.append(_obstacle(table, name, base, stopped))
-    return (*found, *_in_legacy(seen.legacy, bridges))
+    unread = (_unread(*each) for each in seen.unread)
+    return (*found, *_in_legacy(seen.legacy, bridges), *unread)
+
+
+def _unread(family: str, table: str) -> Obstacle:
+    where = f"{family} {table}"
+    why = "nft cannot say it as JSON, so whether it stops nodes is not known"
+    return Obstacle(f"the nftables table {where}", why, f"nft list table {where}")
 
 
 def _may_matter(family: str, table: str) -> bool:
