@@ -3,6 +3,7 @@ ai_how.probe), a container of somebody else's, and the pretend internet, which h
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections import Counter
@@ -179,19 +180,31 @@ def replied(question: Coroutine[Any, Any, Answer]) -> Answer:
     return answer
 
 
-def silent(question: Coroutine[Any, Any, Answer]) -> Answer:
-    """No reply came; for what our table denies use `denied`, which also sees who denied it."""
-    answer = ask(question)
-    assert not answer.replied, answer.detail
-    return answer
+def silent(*questions: Coroutine[Any, Any, Answer]) -> list[Answer]:
+    """No reply came to any; for what our table denies use `denied`, which also sees who denied it."""
+    return ask(_silent(questions))
 
 
-def denied(word: Denial, question: Coroutine[Any, Any, Answer]) -> Answer:
-    """No reply came, and it was the rule of that word that saw to it."""
+async def _silent(questions: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    answers = await asyncio.gather(*questions)
+    heard = [each.detail for each in answers if each.replied]
+    assert not heard, heard
+    return answers
+
+
+def denied(word: Denial, *questions: Coroutine[Any, Any, Answer]) -> None:
+    """No reply came to any, and it was the rule of that word that saw to each. All are asked at once."""
     before = denials()[word]
-    answer = silent(question)
-    assert denials()[word] > before, f"not counted as {word}: {answer.detail}"
-    return answer
+    counted = ask(_counted(word, questions)) - before
+    assert counted >= len(questions), f"{counted} of {len(questions)} were counted as {word}"
+
+
+async def _counted(word: Denial, questions: Sequence[Coroutine[Any, Any, Answer]]) -> int:
+    asked = asyncio.ensure_future(_silent(questions))
+    await asyncio.sleep(0.5)  # by then each has been sent, and none twice: TCP does so after a second
+    count = (await asyncio.to_thread(denials))[word]
+    await asked
+    return count
 
 
 def denials() -> Counter[str]:

@@ -76,12 +76,9 @@ def test_hole_1_host_s_services_on_any_of_its_addresses(scene: Scene, internet: 
         replied(each)
     with scene.table(*EVERY):
         scene.works("a")
-        for address in addresses:
-            for way in (tcp, udp):
-                denied(Denial.HOST_SERVICE, way(scene["a1"], address, PORT))
-        for address in addresses[1:]:
-            denied(Denial.HOST_SERVICE, ping(scene["a1"], address))
-            denied(Denial.HOST_SERVICE, dns(scene["a1"], address, "any.test"))
+        denied(Denial.HOST_SERVICE, *(way(scene["a1"], each, PORT) for each in addresses for way in (tcp, udp)))
+        denied(Denial.HOST_SERVICE, *(ping(scene["a1"], each) for each in addresses[1:]))
+        denied(Denial.HOST_SERVICE, *(dns(scene["a1"], each, "any.test") for each in addresses[1:]))
 
 
 def test_hole_2_containers_on_the_host(scene: Scene) -> None:
@@ -90,8 +87,7 @@ def test_hole_2_containers_on_the_host(scene: Scene) -> None:
     with scene.table(*EVERY):
         scene.works("a")
         replied(tcp(scene.host, CONTAINER, PORT))
-        for each in everywhere(scene["a1"], CONTAINER):
-            denied(Denial.HOST_NETWORK, each)
+        denied(Denial.HOST_NETWORK, *everywhere(scene["a1"], CONTAINER))
 
 
 def test_hole_3_gateway_s_address_from_the_lan_and_from_containers(scene: Scene, internet: Internet) -> None:
@@ -103,8 +99,7 @@ def test_hole_3_gateway_s_address_from_the_lan_and_from_containers(scene: Scene,
         scene.works("a")
         replied(tcp(scene.lan, internet.uplink_address.ip, PORT))
         for place in (scene.lan, scene.container):
-            for each in everywhere(place, gateway("a")):
-                denied(Denial.GATEWAY_FROM_OUTSIDE, each)
+            denied(Denial.GATEWAY_FROM_OUTSIDE, *everywhere(place, gateway("a")))
 
 
 @pytest.mark.parametrize("source", ["a1", "s1"])
@@ -114,8 +109,7 @@ def test_hole_4_clusters_in_route_mode(scene: Scene, source: str) -> None:
     with scene.table(*EVERY):
         scene.works(source[0])
         scene.works("r")
-        for each in everywhere(scene[source], scene.ip("r1")):
-            denied(Denial.OTHER_CLUSTER, each)
+        denied(Denial.OTHER_CLUSTER, *everywhere(scene[source], scene.ip("r1")))
 
 
 def test_hole_5_names_in_the_host_s_own_hosts_file(scene: Scene) -> None:
@@ -156,8 +150,7 @@ def test_hole_7_arp_for_addresses_of_other_networks(scene: Scene, internet: Inte
     with scene.table(*EVERY):
         for address in (gateway("a"), scene.ip("a2")):
             replied(arp(scene["a1"], "eth0", address))
-        for address in foreign:
-            denied(Denial.FOREIGN_ARP, arp(scene["a1"], "eth0", address, within=0.3))
+        denied(Denial.FOREIGN_ARP, *(arp(scene["a1"], "eth0", address, within=0.3) for address in foreign))
         replied(arp(scene.container, "eth0", gateway("a")))  # what others' bridges answer is theirs to decide
 
 
