@@ -241,7 +241,7 @@ def test_what_a_kill_left_half_written_is_found_and_removed(tmp_path: Path) -> N
 
 def test_a_file_without_our_mark_is_not_ours_and_stays(tmp_path: Path) -> None:
     path = told.file_of(tmp_path, "net", "conf")
-    for text in ("server=/x/192.0.2.1\n", "\n" + told.MARK):
+    for text in ("server=/x/192.0.2.1\n", "# mine\n" + told.MARK):
         path.write_text(text)
         assert told.ours(tmp_path, "conf") == {}
         told.untell(path, lambda: pytest.fail("nobody has to be told"))
