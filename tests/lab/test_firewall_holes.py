@@ -231,8 +231,12 @@ def test_what_passes_for_the_gateway_is_known_behind_tags(scene: Scene, tags: st
         for frame, token, reason in _false_and_true(scene, tags):
             word = Denial.HIDDEN_FRAME if len(tags) > len(TAGS[1]) else reason
             before = denials()
-            _send(scene["a2"], frame)
-            replied(ping(scene["a2"], scene.ip("a1")))
+            # What shall pass may be lost once on a busy machine; what shall not is tried once.
+            for _ in range(3 if word is None else 1):
+                _send(scene["a2"], frame)
+                replied(ping(scene["a2"], scene.ip("a1")))
+                if seen.saw(token):
+                    break
             assert seen.saw(token) == (word is None), (word, frame.hex())
             assert denials() - before == ({} if word is None else {word: 1})
 
