@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import subprocess
 import threading
@@ -110,7 +111,11 @@ def test_an_agent_that_is_stopped_costs_no_more_than_the_bound(
     monkeypatch.setattr(consul, "WITHIN", 1.0)
     with agent(tmp_path / "stopped", 8530) as made:
         check_consul(made.discovery())
-        made.process.send_signal(19)
+        made.process.send_signal(signal.SIGSTOP)
+        # Each of its threads stops when it next runs; one that has not may still answer.
+        tasks = Path(f"/proc/{made.process.pid}/task")
+        while any((each / "stat").read_text().rpartition(")")[2].split()[0] != "T" for each in tasks.iterdir()):
+            time.sleep(0.01)
         before = time.monotonic()
         assert "cannot be reached: no answer within 1 s" in complaint(made.discovery())
         assert time.monotonic() - before < 5
