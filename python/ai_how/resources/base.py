@@ -91,9 +91,26 @@ def identity_uuid(kind: Kind, name: str) -> uuid.UUID:
     return uuid.uuid5(NAMESPACE, f"{kind}/{name}")
 
 
-def managed(impact: Impact) -> Any:
-    """A field whose change is applied, at this cost. Fields without it never change in a resource's life."""
-    return field(metadata={"impact": impact})
+class Plain:
+    """The part of a resource that is at work as soon as it is there, and stands on nothing unless it says so."""
+
+    __slots__ = ()
+
+    @property
+    def up(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> tuple[ResourceId, ...]:
+        return ()
+
+
+def managed(impact: Impact, **options: Any) -> Any:
+    """A field whose change is applied, at this cost. Fields without it never change in a resource's life.
+
+    `options` are those of dataclasses.field.
+    """
+    return field(metadata={"impact": impact}, **options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ai_how.config.terms import Protocol
 from ai_how.errors import some
-from ai_how.resources.base import Impact, Kind, ResourceId, managed
+from ai_how.resources.base import Impact, Kind, Plain, managed
 from ai_how.spec.policy import Egress, Exposure, Port
 
 #: The name of our tables, of every family.
@@ -81,7 +81,7 @@ class ClusterRules:
 
 
 @dataclass(frozen=True, slots=True)
-class FirewallTable:
+class FirewallTable(Plain):
     """The rules of all clusters, sorted by cluster.
 
     `uplinks` are the links that lead outside by a default route, or to a declared one; other physical links do, too,
@@ -102,14 +102,6 @@ class FirewallTable:
     @property
     def key(self) -> str:
         return TABLE
-
-    @property
-    def up(self) -> bool:
-        return True
-
-    @property
-    def needs(self) -> tuple[ResourceId, ...]:
-        return ()
 
 
 def write_table(table: FirewallTable) -> dict[str, Any]:

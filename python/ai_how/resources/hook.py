@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-from ai_how.resources.base import Impact, Kind, ResourceId, managed
+from ai_how.resources.base import Impact, Kind, Plain, managed
 
 #: One file of our own beside those of others.
 PATH = "/etc/libvirt/hooks/network.d/ai-how"
 
 
 @dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(Plain):
     """The file at `path` with `content`: the same on every host, it reads what to do from our memory.
 
     `mode` is octal, as ls(1) and chmod(1) have it; libvirt passes over what is not executable. `remembered` is False
@@ -24,7 +24,7 @@ class Hook:
     content: str = managed(Impact.LIVE)
     mode: str = managed(Impact.LIVE)
     path: str = PATH
-    remembered: bool = field(default=True, metadata={"impact": Impact.LIVE})
+    remembered: bool = managed(Impact.LIVE, default=True)
 
     def __str__(self) -> str:
         return f"libvirt hook {self.path}"
@@ -32,11 +32,3 @@ class Hook:
     @property
     def key(self) -> str:
         return self.path
-
-    @property
-    def up(self) -> bool:
-        return True
-
-    @property
-    def needs(self) -> tuple[ResourceId, ...]:
-        return ()

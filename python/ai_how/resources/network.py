@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
@@ -88,7 +88,7 @@ class VirtualNetwork:
     dnsmasq_options: tuple[str, ...] = managed(Impact.RESTART)
     active: bool = managed(Impact.LIVE)
     autostart: bool = managed(Impact.LIVE)
-    policy: Policy = field(default_factory=Policy, metadata={"impact": Impact.LIVE})
+    policy: Policy = managed(Impact.LIVE, default_factory=Policy)
 
     @property
     def key(self) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ai_how.errors import some
-from ai_how.resources.base import Impact, Kind, ResourceId, managed
+from ai_how.resources.base import Impact, Kind, Plain, managed
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(Plain):
     """In `chain` of iptables' filter table, what comes from `bridges` (sorted) is accepted, and what goes to them; in
     INPUT only the former. A host has one for each chain that drops (host/iptables.py)."""
 
@@ -26,11 +26,3 @@ class Passage:
     @property
     def key(self) -> str:
         return self.chain
-
-    @property
-    def up(self) -> bool:
-        return True
-
-    @property
-    def needs(self) -> tuple[ResourceId, ...]:
-        return ()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any, ClassVar
 
-from ai_how.resources.base import Impact, Kind, ResourceId, managed
+from ai_how.resources.base import Impact, Kind, Plain, ResourceId, managed
 from ai_how.spec.policy import Check, Discovery
 
 #: Consul's own DNS domain; agents can be configured otherwise, which we do not support.
@@ -21,7 +21,7 @@ NO_CHECK = Check(port=0, interval=0, timeout=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(Plain):
     """Node `node` of `cluster` as an instance of service `service` at `ip`, looked after by `check`.
 
     `discovery` says how its agent is reached, and `agent` which one that is; `network` is the cluster's, whose mark
@@ -33,12 +33,12 @@ class Registration:
     node: str
     cluster: str
     network: str
-    discovery: Discovery = field(compare=False, metadata={"impact": Impact.LIVE})
+    discovery: Discovery = managed(Impact.LIVE, compare=False)
     service: str = managed(Impact.LIVE)
     ip: IPv4Address = managed(Impact.LIVE)
     tags: tuple[str, ...] = managed(Impact.LIVE)
     check: Check = managed(Impact.LIVE)
-    agent: str = field(init=False, metadata={"impact": Impact.LIVE})
+    agent: str = managed(Impact.LIVE, init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "agent", self.discovery.address)
@@ -54,10 +54,6 @@ class Registration:
     def id(self) -> str:
         """What names it within its agent."""
         return service_id(self.cluster, self.node)
-
-    @property
-    def up(self) -> bool:
-        return True
 
     @property
     def needs(self) -> tuple[ResourceId, ...]:

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from ai_how.config.terms import HostResolver
 from ai_how.errors import some
-from ai_how.resources.base import Impact, Kind, ResourceId, managed
+from ai_how.resources.base import Impact, Kind, Plain, ResourceId, managed
 
 
 @dataclass(frozen=True, slots=True)
-class ResolverRoute:
+class ResolverRoute(Plain):
     """`manager`, never `auto` or `none`, sends questions for `zones` to `server` on `bridge`, the one of `network`.
 
     `zones` are forward and reverse, sorted, without a dot at the end.
@@ -33,10 +33,6 @@ class ResolverRoute:
     @property
     def key(self) -> str:
         return self.network
-
-    @property
-    def up(self) -> bool:
-        return True
 
     @property
     def needs(self) -> tuple[ResourceId, ...]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
 
-from ai_how.resources.base import Impact, Kind, ResourceId, managed
+from ai_how.resources.base import Impact, Kind, Plain, ResourceId, managed
 
 
 @dataclass(frozen=True, slots=True)
-class HostRoute:
+class HostRoute(Plain):
     """The way to network `to` by router `via`; `network` is the libvirt network the router is in, empty for none.
 
     `present` is False where the kernel lost it, with a link that went down, say, or where it would not come back:
@@ -22,7 +22,7 @@ class HostRoute:
     to: IPv4Network
     via: IPv4Address = managed(Impact.LIVE)
     network: str = managed(Impact.LIVE)
-    present: bool = field(default=True, metadata={"impact": Impact.LIVE})
+    present: bool = managed(Impact.LIVE, default=True)
 
     def __str__(self) -> str:
         return f"route to {self.to} via {self.via}"
@@ -30,10 +30,6 @@ class HostRoute:
     @property
     def key(self) -> str:
         return str(self.to)
-
-    @property
-    def up(self) -> bool:
-        return True
 
     @property
     def needs(self) -> tuple[ResourceId, ...]:

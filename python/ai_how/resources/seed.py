@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ai_how.resources.base import Kind, ResourceId
+from ai_how.resources.base import Kind, Plain, ResourceId
 
 SUFFIX = ".iso"
 
@@ -29,7 +29,7 @@ class SeedContent:
 
 
 @dataclass(frozen=True, slots=True)
-class Seed:
+class Seed(Plain):
     """`name` is the file in the pool; `content` is None for a seed seen on a host, whose name says it all."""
 
     kind: ClassVar[Kind] = Kind.SEED
@@ -41,10 +41,6 @@ class Seed:
     @property
     def key(self) -> str:
         return f"{self.pool}/{self.name}"
-
-    @property
-    def up(self) -> bool:
-        return True
 
     @property
     def needs(self) -> tuple[ResourceId, ...]:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import ClassVar
 
 from ai_how.errors import some
-from ai_how.resources.base import Impact, Kind, ResourceId, managed
+from ai_how.resources.base import Impact, Kind, Plain, managed
 
 #: Of libvirt's own; AppArmor lets dnsmasq read here and nowhere else.
 _DIRECTORY = PurePosixPath("/var/lib/libvirt/dnsmasq")
@@ -24,7 +24,7 @@ def servers_option(network: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Servers:
+class Servers(Plain):
     """The file of `network`: one line of dnsmasq's each, `server=…` or `rev-server=…`, sorted."""
 
     kind: ClassVar[Kind] = Kind.SERVERS
@@ -38,11 +38,3 @@ class Servers:
     @property
     def key(self) -> str:
         return self.network
-
-    @property
-    def up(self) -> bool:
-        return True
-
-    @property
-    def needs(self) -> tuple[ResourceId, ...]:
-        return ()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-from ai_how.resources.base import Impact, Kind, ResourceId, managed
+from ai_how.resources.base import Impact, Kind, Plain, managed
 
 #: Whether the host passes on packets between its links (ip-sysctl.rst); libvirt sets it, too, and never back.
 FORWARDING = "net.ipv4.ip_forward"
 
 
 @dataclass(frozen=True, slots=True)
-class Sysctl:
+class Sysctl(Plain):
     """The setting `name`, with dots, at `value`. What it was before is remembered by its provider, and restored.
 
     `lasting` is False where the hook would not set it again, because somebody took away what it reads.
@@ -22,7 +22,7 @@ class Sysctl:
 
     name: str
     value: str = managed(Impact.LIVE)
-    lasting: bool = field(default=True, metadata={"impact": Impact.LIVE})
+    lasting: bool = managed(Impact.LIVE, default=True)
 
     def __str__(self) -> str:
         return f"setting {self.name} = {self.value}"
@@ -30,11 +30,3 @@ class Sysctl:
     @property
     def key(self) -> str:
         return self.name
-
-    @property
-    def up(self) -> bool:
-        return True
-
-    @property
-    def needs(self) -> tuple[ResourceId, ...]:
-        return ()

@@ -7,13 +7,13 @@ from pathlib import PurePosixPath
 from typing import ClassVar
 
 from ai_how.resources import xml
-from ai_how.resources.base import Impact, Kind, ResourceId, managed
+from ai_how.resources.base import Impact, Kind, Plain, ResourceId, managed
 
 SUFFIX = ".qcow2"
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(Plain):
     """`capacity` is the size the guest sees, in bytes; `backing` the base image that it never writes to."""
 
     kind: ClassVar[Kind] = Kind.VOLUME
@@ -26,10 +26,6 @@ class Volume:
     @property
     def key(self) -> str:
         return f"{self.pool}/{self.name}"
-
-    @property
-    def up(self) -> bool:
-        return True
 
     @property
     def needs(self) -> tuple[ResourceId, ...]:
