@@ -10,7 +10,7 @@ from ai_how.host import memory, sysctl
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import network as networks
 from ai_how.resources.network import Forward, VirtualNetwork
-from ai_how.resources.sysctl import Sysctl
+from ai_how.resources.sysctl import FORWARDING, Sysctl
 
 _MEMORY = "sysctl.json"
 #: The same for the hook, which is a shell script: `PATH VALUE`, one a line (compile/hook.py).
@@ -18,8 +18,6 @@ _FOR_THE_HOOK = "sysctl.settings"
 
 #: Steps run side by side, and both files hold all settings.
 _ONE = threading.Lock()
-
-_FORWARDING = "net.ipv4.ip_forward"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def remove(libvirt: Libvirt, have: Sysctl) -> None:
         known = _recall()
         if (remembered := known.pop(have.name, None)) is None:
             return
-        kept = have.name == _FORWARDING and _somebody_forwards(networks.observe_all(libvirt))
+        kept = have.name == FORWARDING and _somebody_forwards(networks.observe_all(libvirt))
         if remembered.before and not kept:
             sysctl.write(have.name, remembered.before)
         _remember(known)

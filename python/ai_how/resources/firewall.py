@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, ClassVar
 
-from ai_how.config.terms import Protocol
 from ai_how.errors import some
 from ai_how.resources.base import Impact, Kind, Plain, managed
+from ai_how.resources.policy import read_exposure, read_networks, read_port
 from ai_how.spec.policy import Egress, Exposure, Port
 
 #: The name of our tables, of every family.
@@ -127,24 +127,13 @@ def _rules(data: Mapping[str, Any]) -> ClusterRules:
         gateway=IPv4Address(data["gateway"]),
         macs=tuple(str(each) for each in data["macs"]),
         masquerade=bool(data["masquerade"]),
-        direct=_networks(data["direct"]),
+        direct=read_networks(data["direct"]),
         peers=tuple(str(each) for each in data["peers"]),
-        allow_host_ports=tuple(_port(each) for each in data["allow_host_ports"]),
-        block_networks=_networks(data["block_networks"]),
+        allow_host_ports=tuple(read_port(each) for each in data["allow_host_ports"]),
+        block_networks=read_networks(data["block_networks"]),
         egress=Egress(data["egress"]),
-        allow_networks=_networks(data["allow_networks"]),
-        expose=tuple(
-            Exposure(_port(each["host"]), str(each["node"]), IPv4Address(each["ip"]), int(each["node_port"]))
-            for each in data["expose"]
-        ),
-        allow_from=_networks(data["allow_from"]),
-        behind=_networks(data["behind"]),
+        allow_networks=read_networks(data["allow_networks"]),
+        expose=tuple(read_exposure(each) for each in data["expose"]),
+        allow_from=read_networks(data["allow_from"]),
+        behind=read_networks(data["behind"]),
     )
-
-
-def _port(data: Mapping[str, Any]) -> Port:
-    return Port(Protocol(data["protocol"]), int(data["number"]))
-
-
-def _networks(data: Iterable[str]) -> tuple[IPv4Network, ...]:
-    return tuple(IPv4Network(each) for each in data)

@@ -43,15 +43,12 @@ def _policy(data: Mapping[str, Any]) -> Policy:
 def _firewall(data: Mapping[str, Any]) -> Firewall:
     return Firewall(
         enabled=bool(data["enabled"]),
-        allow_host_ports=tuple(_port(each) for each in data["allow_host_ports"]),
-        block_networks=_networks(data["block_networks"]),
+        allow_host_ports=tuple(read_port(each) for each in data["allow_host_ports"]),
+        block_networks=read_networks(data["block_networks"]),
         egress=Egress(data["egress"]),
-        allow_networks=_networks(data["allow_networks"]),
-        expose=tuple(
-            Exposure(_port(each["host"]), str(each["node"]), IPv4Address(each["ip"]), _number(each["node_port"]))
-            for each in data["expose"]
-        ),
-        allow_from=_networks(data["allow_from"]),
+        allow_networks=read_networks(data["allow_networks"]),
+        expose=tuple(read_exposure(each) for each in data["expose"]),
+        allow_from=read_networks(data["allow_from"]),
     )
 
 
@@ -74,7 +71,14 @@ def _discovery(data: Mapping[str, Any]) -> Discovery:
     return found
 
 
-def _port(data: Mapping[str, Any]) -> Port:
+def read_exposure(data: Mapping[str, Any]) -> Exposure:
+    """What JSON has of an exposure. Raises ValueError, TypeError or KeyError where it is something else."""
+    node_port = _number(data["node_port"])
+    return Exposure(read_port(data["host"]), str(data["node"]), IPv4Address(data["ip"]), node_port)
+
+
+def read_port(data: Mapping[str, Any]) -> Port:
+    """The same of a port."""
     return Port(Protocol(data["protocol"]), _number(data["number"]))
 
 
@@ -96,7 +100,8 @@ def _text_or_none(value: Any) -> str | None:
     return None if value is None else _text(value)
 
 
-def _networks(data: Iterable[str]) -> tuple[IPv4Network, ...]:
+def read_networks(data: Iterable[str]) -> tuple[IPv4Network, ...]:
+    """The same of networks."""
     return tuple(IPv4Network(each) for each in data)
 
 
