@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,20 @@ def remember_text(name: str, text: str) -> Path:
     except OSError as error:
         raise _trouble(name, error) from error
     return path
+
+
+def keep(name: str, content: Mapping[str, Any], *, beside: str, text: str) -> None:
+    """Write `content` as JSON to the file `name`, and `text`, the same as libvirt's hook reads it, to `beside`; forget
+    both where nothing is left.
+
+    A kill in between leaves an old `beside`, which whoever observes compares with what it should be.
+    """
+    if content:
+        remember(name, content)
+        remember_text(beside, text)
+    else:
+        forget(beside)
+        forget(name)
 
 
 def forget(name: str) -> None:

@@ -84,9 +84,4 @@ def _rules(known: Mapping[str, Collection[str]]) -> str:
 
 
 def _remember(known: Mapping[str, Collection[str]]) -> None:
-    if not known:
-        memory.forget(_FOR_THE_HOOK)
-        memory.forget(_MEMORY)
-        return
-    memory.remember(_MEMORY, known)
-    memory.remember_text(_FOR_THE_HOOK, _rules(known))
+    memory.keep(_MEMORY, known, beside=_FOR_THE_HOOK, text=_rules(known))

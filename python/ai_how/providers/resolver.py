@@ -161,19 +161,11 @@ def read_memory(network: str, entry: Any) -> ResolverRoute:
 
 
 def _remember(routes: Mapping[str, ResolverRoute]) -> None:
-    if not routes:
-        memory.forget(_LINKS)
-        memory.forget(_MEMORY)
-        return
-    # The hook's part first: what the other file has, this one has.
-    memory.remember_text(_LINKS, write_links(routes.values()))
-    memory.remember(
-        _MEMORY,
-        {
-            name: {"bridge": each.bridge, "server": str(each.server), "zones": list(each.zones)}
-            for name, each in sorted(routes.items())
-        },
-    )
+    content = {
+        name: {"bridge": each.bridge, "server": str(each.server), "zones": list(each.zones)}
+        for name, each in sorted(routes.items())
+    }
+    memory.keep(_MEMORY, content, beside=_LINKS, text=write_links(routes.values()))
 
 
 def _in_force(remembered: Iterable[ResolverRoute]) -> list[ResolverRoute]:

@@ -122,11 +122,5 @@ def _batch(known: Mapping[IPv4Network, _Remembered]) -> str:
 
 
 def _remember(known: Mapping[IPv4Network, _Remembered]) -> None:
-    """The hook's file first: killed between the two, this is done again, because what is observed is not yet right."""
-    if not known:
-        memory.forget(_FOR_THE_HOOK)
-        memory.forget(_MEMORY)
-        return
-    memory.remember_text(_FOR_THE_HOOK, _batch(known))
     content = {str(to): {"via": str(each.via), "network": each.network} for to, each in sorted(known.items())}
-    memory.remember(_MEMORY, content)
+    memory.keep(_MEMORY, content, beside=_FOR_THE_HOOK, text=_batch(known))

@@ -89,9 +89,5 @@ def _settings(known: Mapping[str, _Remembered]) -> str:
 
 
 def _remember(known: Mapping[str, _Remembered]) -> None:
-    if not known:
-        memory.forget(_FOR_THE_HOOK)
-        memory.forget(_MEMORY)
-        return
-    memory.remember(_MEMORY, {name: {"before": each.before, "wanted": each.wanted} for name, each in known.items()})
-    memory.remember_text(_FOR_THE_HOOK, _settings(known))
+    content = {name: {"before": each.before, "wanted": each.wanted} for name, each in known.items()}
+    memory.keep(_MEMORY, content, beside=_FOR_THE_HOOK, text=_settings(known))
