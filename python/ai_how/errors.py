@@ -128,17 +128,45 @@ class UnsafeChange(HostError):
     """The change would lose data or connections, and this command does not do that by itself."""
 
 
-class NodesLeave(UnsafeChange):
+class ConsentNeeded(UnsafeChange):
+    """The change costs what only its user can agree to. `digest` names the plan that was refused (Plan.digest)."""
+
+    def __init__(self, cluster: str, *, why: str, remedy: str, digest: str) -> None:
+        self.digest = digest
+        super().__init__(f"cluster {cluster} is not changed", why=why, remedy=remedy)
+
+
+class NodesLeave(ConsentNeeded):
     """Nodes that are no longer configured would be removed, with what is on their disks. `nodes` are their names."""
 
-    def __init__(self, cluster: str, nodes: Sequence[str]) -> None:
+    def __init__(self, cluster: str, nodes: Sequence[str], digest: str) -> None:
         self.nodes = tuple(nodes)
         super().__init__(
-            f"cluster {cluster} is not changed",
+            cluster,
             why=f"no longer configured, and to be removed with their disks: {some(nodes)}",
             remedy="If that is meant: ai-how up --yes, or start_cluster(remove_nodes=True).\n"
             "Nodes of a list are named by their place: give each a `name`, and one can leave alone.",
+            digest=digest,
         )
+
+
+class NodesDisturbed(ConsentNeeded):
+    """Running nodes would notice the change. `nodes` are their names, `reasons` say what happens to them."""
+
+    def __init__(self, cluster: str, nodes: Sequence[str], reasons: Sequence[str], digest: str) -> None:
+        self.nodes = tuple(nodes)
+        self.reasons = tuple(reasons)
+        super().__init__(
+            cluster,
+            why="; ".join(reasons),
+            remedy="Look at it with ai-how plan. If that is meant: ai-how up --yes, or "
+            "start_cluster(disturb_nodes=True).",
+            digest=digest,
+        )
+
+
+class PlanStale(HostError):
+    """What would be done now is not what a plan said that was made earlier, or elsewhere; nothing was changed."""
 
 
 class PrivilegeError(AiHowError):

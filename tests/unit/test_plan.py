@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ai_how.compile.hook import HOOK
 from ai_how.plan.plan import Action, Plan, Step, make_plan
-from ai_how.plan.refuse import refusals
-from ai_how.resources.base import Kind, Resource, ResourceId, identify
+from ai_how.plan.refuse import disturbed_nodes, lost_addresses, refusals
+from ai_how.resources.base import Impact, Kind, Resource, ResourceId, identify
 from ai_how.resources.domain import Domain
 from ai_how.resources.network import Forward, Reservation, VirtualNetwork
 from ai_how.resources.pool import Pool
@@ -148,7 +148,7 @@ def test_stopping_takes_the_machines_first_and_starting_takes_them_last() -> Non
 def test_a_change_says_what_differs_and_whom_it_disturbs() -> None:
     want: list[Resource] = [POOL, network(), disk(0), machine(0, vcpus=4), SEED]
     [step] = make_plan(want, cluster(1)).steps
-    assert (step.reason, step.disturbs) == ("vcpus differs", ("n0",))
+    assert (step.reason, step.disturbs) == ("vcpus differs; it runs on as it is until its next start", ())
     assert [(each.field, each.old, each.new) for each in step.fields] == [("vcpus", 1, 4)]
     [live] = make_plan([POOL, network(nodes=2), *cluster(1)[2:]], cluster(1)).steps
     assert (live.reason, live.disturbs) == ("reservations differs", ())
@@ -230,7 +230,6 @@ def test_a_plan_names_no_node_that_stays_as_it_is(old: set[int], new: set[int], 
         ([disk(0, capacity=99)], "capacity is 100 and would become 99, but a disk cannot shrink without losing data"),
         ([disk(0, capacity=101)], "but n0 is running: stop the cluster first (ai-how down)"),
         ([disk(0, backing="/other.qcow2")], "which needs it to be made anew and would lose what is on it"),
-        ([network(third=1)], "which restarts the network and cuts off n0"),
     ],
 )
 def test_a_change_that_loses_data_or_connections_is_refused(want: Sequence[Resource], reason: str) -> None:
@@ -239,10 +238,43 @@ def test_a_change_that_loses_data_or_connections_is_refused(want: Sequence[Resou
     assert any(reason in each for each in found), found
 
 
-def test_a_first_exposed_port_is_refused_by_its_name_while_nodes_run() -> None:
-    [refused] = refusals(make_plan([*cluster(1), replace(network(), forward=Forward.ROUTE)], cluster(1)))
-    assert "(for the first, or without the last, of expose and allow_from), which restarts the network" in refused
-    assert "stop the cluster first (ai-how down)" in refused
+def test_a_restart_of_the_network_says_whom_it_disturbs_and_nothing_else_does() -> None:
+    [step] = (plan := make_plan([*cluster(1), network(third=1)], cluster(1))).steps
+    assert (step.impact, step.disturbs) == (Impact.RESTART, ("n0",))
+    assert step.reason.endswith("the network is restarted: 1 node loses its link for a moment")
+    assert disturbed_nodes(plan) == {"n0": f"network lab-network: {step.reason}"}
+    assert disturbed_nodes(make_plan(cluster(3), cluster(1))) == {}
+    assert disturbed_nodes(make_plan(cluster(1), cluster(3))) == {}
+
+
+def test_an_address_that_a_node_holds_is_not_given_to_another() -> None:
+    [first, second] = network(nodes=2).reservations
+    swapped = replace(
+        network(nodes=2), reservations=(replace(first, mac=second.mac, name=second.name), replace(second, mac="x"))
+    )
+    plan = make_plan([*cluster(2), swapped], cluster(2))
+    [reason, *_] = lost_addresses(plan, {first.mac: first.ip})
+    assert reason.startswith(f"{first.ip} would become the address of {second.name}")
+    assert lost_addresses(plan, {}) == ()
+    # One that leaves in the same plan gives its address up.
+    leaving = make_plan([*cluster(1), swapped], cluster(2))
+    assert lost_addresses(leaving, {second.mac: first.ip}) == ()
+
+
+def test_a_pool_does_not_shrink_below_the_leases_in_use() -> None:
+    guest = {"52:54:00:00:00:99": network().dhcp_ranges[0][1]}
+    start, end = network().dhcp_ranges[0]
+    plan = make_plan([*cluster(1), replace(network(), dhcp_ranges=((start, end - 1),))], cluster(1))
+    assert lost_addresses(plan, guest) == (
+        f"the DHCP pool would no longer have {end}, which 52:54:00:00:00:99 holds: "
+        "keep it inside, or end that lease first",
+    )
+    assert lost_addresses(make_plan(cluster(2), cluster(1)), guest) == ()
+
+
+def test_a_plan_is_known_by_its_digest() -> None:
+    first, same = make_plan(cluster(3), []), make_plan(reversed(cluster(3)), [])
+    assert first.digest == same.digest != make_plan(cluster(3), cluster(1)).digest
 
 
 @pytest.mark.parametrize("want", [[disk(0, capacity=101)], [network(third=1)], [machine(0, running=False, vcpus=8)]])

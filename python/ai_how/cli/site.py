@@ -16,7 +16,7 @@ from ai_how.errors import UsageError
 
 if TYPE_CHECKING:
     from ai_how.config.load import Document
-    from ai_how.engine.cluster import Site
+    from ai_how.engine.site import Site
     from ai_how.host.libvirt import Libvirt
     from ai_how.spec.cluster import Cluster
 
@@ -51,7 +51,7 @@ class Chosen(NamedTuple):
 def site(options: Options) -> Iterator[Site]:
     """An open libvirt, with progress shown and SIGTERM and SIGHUP treated like Ctrl-C while the block lasts."""
     from ai_how.cli.progress import shown
-    from ai_how.engine.cluster import Site
+    from ai_how.engine.site import Site
     from ai_how.host.libvirt import Libvirt
 
     with _interruptible(), Libvirt(options.connect) as libvirt, shown(as_json=options.json) as progress:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -70,6 +71,12 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.steps)
 
+    @property
+    def digest(self) -> str:
+        """What tells this plan from every other: the same resources, taken from the same state to the same."""
+        sides = sorted(repr((each.have, each.want)) for each in self.steps)
+        return hashlib.sha256("\n".join(sides).encode()).hexdigest()
+
 
 def make_plan(want: Iterable[Resource], have: Iterable[Resource]) -> Plan:
     """The steps that turn what a host has (of one cluster) into what it shall have."""
@@ -95,21 +102,29 @@ def _step(
     if not fields:
         return None
     lowers = have.up and not want.up
-    costly = lowers or worst(tuple(each.impact for each in fields)) is not Impact.LIVE
-    return Step(
-        target,
-        want,
-        have,
-        fields=fields,
-        reason=", ".join(each.field for each in fields) + (" differs" if len(fields) == 1 else " differ"),
-        disturbs=_disturbed(target, running) if costly else (),
-    )
+    impact = worst(tuple(each.impact for each in fields))
+    # A machine that is defined anew runs on as it is, until its next start.
+    costly = lowers or (impact is not Impact.LIVE and target.kind is not Kind.DOMAIN)
+    disturbs = _disturbed(target, running) if costly else ()
+    return Step(target, want, have, fields=fields, reason=_reason(fields, want, have, disturbs), disturbs=disturbs)
+
+
+def _reason(fields: Sequence[FieldChange], want: Resource, have: Resource, disturbs: Sequence[str]) -> str:
+    reason = ", ".join(each.field for each in fields) + (" differs" if len(fields) == 1 else " differ")
+    if worst(tuple(each.impact for each in fields)) is not Impact.RESTART:
+        return reason
+    if want.kind is Kind.DOMAIN and have.up and want.up:
+        return f"{reason}; it runs on as it is until its next start"
+    if want.kind is Kind.NETWORK and disturbs:
+        links = "1 node loses its link" if len(disturbs) == 1 else f"{len(disturbs)} nodes lose their link"
+        return f"{reason}; the network is restarted: {links} for a moment"
+    return reason
 
 
 def _disturbed(target: ResourceId, running: Mapping[str, Domain]) -> tuple[str, ...]:
     if target.kind is Kind.DOMAIN:
         return (target.key,) if target.key in running else ()
-    return tuple(name for name, domain in running.items() if target in domain.needs)
+    return tuple(sorted(name for name, domain in running.items() if target in domain.needs))
 
 
 def _ordered(steps: list[Step]) -> Plan:

@@ -13,8 +13,9 @@ from typing import Any
 
 from ai_how.config.load import load_mapping
 from ai_how.engine import cluster as engine
-from ai_how.engine.cluster import LEASES_WITHIN, SHUTDOWN_WITHIN, Outcome, Site
+from ai_how.engine.cluster import LEASES_WITHIN, SHUTDOWN_WITHIN, Outcome
 from ai_how.engine.events import Progress, silent
+from ai_how.engine.site import Site
 from ai_how.engine.status import ClusterStatus
 from ai_how.host.libvirt import DEFAULT_URI, Libvirt
 from ai_how.spec.cluster import Cluster
