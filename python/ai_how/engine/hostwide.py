@@ -61,12 +61,15 @@ def wanted_of_host(observed: Observed, cluster: str, want: Iterable[Resource]) -
     """
     mine = [each for each in want if isinstance(each, VirtualNetwork)]
     after = [each for each in observed.networks if each.cluster and each.cluster != cluster] + mine
-    if is_root():
-        return compile_host(after, _surroundings(after))
     before = [] if observed.network is None else [observed.network]
-    if any(each.policy.firewall.enabled for each in (*before, *mine)):
-        return compile_host(after, _as_applied(observed.host))
+    if is_root() or any(each.policy.firewall.enabled for each in (*before, *mine)):
+        return needed_for(after, observed.host)
     return observed.host
+
+
+def needed_for(networks: Collection[VirtualNetwork], host: Iterable[Resource]) -> tuple[Resource, ...]:
+    """What the host needs for these networks of ours, while it has `host`."""
+    return compile_host(networks, _surroundings(networks) if is_root() else _as_applied(host))
 
 
 def _surroundings(networks: Collection[VirtualNetwork]) -> Surroundings:

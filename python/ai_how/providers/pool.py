@@ -30,6 +30,13 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     return found
 
 
+def observe_all(libvirt: Libvirt) -> list[Pool]:
+    """Every pool of the host that carries our mark, of all clusters."""
+    with libvirt.doing("cannot list the host's storage pools"):
+        handles = [each for each in libvirt.connection.listAllStoragePools() if is_ours(each)]
+        return [read_pool(each.XMLDesc(), active=bool(each.isActive())) for each in handles]
+
+
 def clusters(libvirt: Libvirt) -> set[str]:
     """The clusters that have a pool on the host."""
     with libvirt.doing("cannot list the host's storage pools"):

@@ -90,20 +90,26 @@ def remove(libvirt: Libvirt, have: Registration) -> None:
             _forget(Told(have.cluster, have.discovery))
 
 
-def settle(everything: Iterable[VirtualNetwork]) -> tuple[str, ...]:
-    """Deregister what agents still have of clusters that are gone or went to another agent, given all networks of
-    this host. Needs root, and does nothing without. Returns, for every agent that could not be told, why."""
-    if not memory.is_root():
-        return ()
+def astray(everything: Iterable[VirtualNetwork]) -> list[Told]:
+    """The agents that have been told of clusters which are gone or went to another agent, given all networks of this
+    host."""
     present = {
         Told(each.cluster, each.policy.discovery).agent
         for each in everything
         if each.cluster and each.policy.discovery is not None
     }
+    return [each for each in _told() if each.agent not in present]
+
+
+def settle(everything: Iterable[VirtualNetwork]) -> tuple[str, ...]:
+    """Deregister what agents still have of clusters that are gone or went to another agent, given all networks of
+    this host. Needs root, and does nothing without. Returns, for every agent that could not be told, why."""
+    if not memory.is_root():
+        return ()
     silent: dict[str, str] = {}
     with _ONE:
-        for told in _told():
-            if told.agent in present or told.discovery.address in silent:
+        for told in astray(everything):
+            if told.discovery.address in silent:
                 continue
             try:
                 for each in consul.list_services(told.discovery, told.cluster):
