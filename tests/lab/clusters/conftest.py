@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.host_view import define_everything_once
 
 from ai_how.engine import cluster as engine
 from ai_how.host.libvirt import Libvirt
@@ -28,10 +29,6 @@ Ran = subprocess.CompletedProcess[str]
 #: Seconds in which one command must have ended; the longest waits for the leases of emulated machines.
 COMMAND_DEADLINE = 120.0
 AGENT_DEADLINE = 30.0
-
-_SOMEBODYS_NETWORK = "<network><name>first</name><ip address='10.255.255.1' netmask='255.255.255.0'/></network>"
-_SOMEBODYS_POOL = "<pool type='dir'><name>first</name><target><path>/var/lib/libvirt/first</path></target></pool>"
-_SOMEBODYS_MACHINE = "<domain type='qemu'><name>first</name><memory>1024</memory><os><type>hvm</type></os></domain>"
 
 
 def _virsh(*words: str) -> str:
@@ -45,15 +42,10 @@ def virsh(libvirt_uri: str) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def machine_room(libvirt_uri: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def machine_room(libvirt_uri: str) -> None:
     """libvirt keeps directories of its own after the first network, pool and machine: they are made by others here,
     so that a comparison of before and after sees what ai-how leaves."""
-    definition = tmp_path_factory.mktemp("definitions") / "first.xml"
-    for prefix, text in (("net-", _SOMEBODYS_NETWORK), ("pool-", _SOMEBODYS_POOL), ("", _SOMEBODYS_MACHINE)):
-        definition.write_text(text)
-        _virsh(f"{prefix}define", str(definition))
-        _virsh(f"{prefix}autostart", "first")
-        _virsh(f"{prefix}undefine", "first")
+    define_everything_once()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,121 @@
+"""The host as tests see it: all that ai-how and labs could leave behind on it, to be compared before and after.
+
+The host is the lab that the tests run in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+#: What one look at the host shows: the name of a part → its lines.
+HostView = dict[str, list[str]]
+
+_FILES = ("/etc", "/run", "/var/lib/ai-how", "/var/lib/libvirt")
+_ASKED = {
+    "links": ["ip", "-o", "-d", "link", "show"],
+    "addresses": ["ip", "-o", "addr", "show"],
+    "routes": ["ip", "route", "show", "table", "all"],
+    "routes (IPv6)": ["ip", "-6", "route", "show", "table", "all"],
+    "rules": ["ip", "rule", "show"],
+    "namespaces": ["ip", "netns", "list"],
+    "nft": ["nft", "--stateless", "list", "ruleset"],
+    "iptables": ["iptables-save"],
+}
+_LIBVIRT = {
+    "libvirt networks": ["virsh", "net-list", "--all", "--name"],
+    "libvirt domains": ["virsh", "list", "--all", "--name"],
+    "libvirt pools": ["virsh", "pool-list", "--all", "--name"],
+}
+
+_NETWORK = """
+<network><name>{name}</name><forward mode='nat'/><bridge name='{name}' stp='off' delay='0'/>
+  <ip address='{subnet}.1' netmask='255.255.255.0'><dhcp>
+    <range start='{subnet}.10' end='{subnet}.99'/></dhcp></ip></network>
+"""
+_SOMEBODYS_NETWORK = "<network><name>first</name><ip address='10.255.255.1' netmask='255.255.255.0'/></network>"
+_SOMEBODYS_POOL = "<pool type='dir'><name>first</name><target><path>/var/lib/libvirt/first</path></target></pool>"
+_SOMEBODYS_MACHINE = "<domain type='qemu'><name>first</name><memory>1024</memory><os><type>hvm</type></os></domain>"
+
+
+def use_networks_once() -> None:
+    """Add a network to libvirt and remove it.
+
+    libvirt keeps its own chains and directories after the first network; a comparison of before and after starts from
+    there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder) / "first.xml"
+        network.write_text(_NETWORK.format(name="first", subnet="10.255.255"))
+        for argv in (["net-create", str(network)], ["net-destroy", "first"], ["capabilities"]):
+            subprocess.run(["virsh", *argv], check=True, capture_output=True)
+
+
+def define_everything_once() -> None:
+    """The same for what libvirt keeps after the first definition of a network, a pool and a machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        definition = Path(folder) / "first.xml"
+        for prefix, text in (("net-", _SOMEBODYS_NETWORK), ("pool-", _SOMEBODYS_POOL), ("", _SOMEBODYS_MACHINE)):
+            definition.write_text(text)
+            for words in (["define", str(definition)], ["autostart", "first"], ["undefine", "first"]):
+                subprocess.run(["virsh", f"{prefix}{words[0]}", *words[1:]], check=True, capture_output=True)
+
+
+def look_at_host() -> HostView:
+    """Everything, as it is now."""
+    view = {name: _lines(argv) for name, argv in (_ASKED | _LIBVIRT).items()}
+    view["settings"] = sorted(_settings())
+    view["files"] = sorted(line for top in _FILES for line in _files(Path(top)))
+    view["processes"] = sorted(_processes())
+    return view
+
+
+def differences(before: HostView, after: HostView) -> list[str]:
+    """What differs between two looks, one line each."""
+    return [
+        f"{name}: {sign} {line}"
+        for name in before
+        for sign, here, there in (("-", before[name], after[name]), ("+", after[name], before[name]))
+        for line in sorted(set(here) - set(there))
+    ]
+
+
+def _lines(argv: list[str]) -> list[str]:
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    counters = re.compile(r" \[\d+:\d+\]$|  *(expires|valid_lft|preferred_lft) \d+sec")
+    return [counters.sub("", line) for line in done.stdout.splitlines() if line and not line.startswith("#")]
+
+
+def _settings() -> Iterator[str]:
+    for path in Path("/proc/sys/net").rglob("*"):
+        if path.is_file() and path.name != "nf_conntrack_count":
+            with contextlib.suppress(OSError):  # some can only be written, some only be read by their owner
+                yield f"{path}={path.read_text().strip()}"
+
+
+def _files(top: Path) -> Iterator[str]:
+    for path in [top, *top.rglob("*")]:
+        seen = path.lstat()
+        content = ""
+        if stat.S_ISREG(seen.st_mode):
+            # A namespace pinned to a file (/run/netns) has no content.
+            pinned = os.path.ismount(path)
+            content = "a namespace" if pinned else hashlib.sha256(path.read_bytes()).hexdigest()
+        elif stat.S_ISLNK(seen.st_mode):
+            content = str(path.readlink())
+        yield f"{path} {stat.filemode(seen.st_mode)} {seen.st_uid}:{seen.st_gid} {content}"
+
+
+def _processes() -> Iterator[str]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                argv = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                yield f"{entry.name} {argv}"
