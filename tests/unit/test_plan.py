@@ -265,10 +265,8 @@ def test_a_pool_does_not_shrink_below_the_leases_in_use() -> None:
     guest = {"52:54:00:00:00:99": network().dhcp_ranges[0][1]}
     start, end = network().dhcp_ranges[0]
     plan = make_plan([*cluster(1), replace(network(), dhcp_ranges=((start, end - 1),))], cluster(1))
-    assert lost_addresses(plan, guest) == (
-        f"the DHCP pool would no longer have {end}, which 52:54:00:00:00:99 holds: "
-        "keep it inside, or end that lease first",
-    )
+    [reason] = lost_addresses(plan, guest)
+    assert reason.startswith(f"the DHCP pool would no longer have {end}, which 52:54:00:00:00:99 holds")
     assert lost_addresses(make_plan(cluster(2), cluster(1)), guest) == ()
 
 

@@ -37,6 +37,9 @@ class Verb(NamedTuple):
 VERBS = {
     "validate": Verb("validate:validate", "Check a configuration and say everything that is wrong with it."),
     "schema": Verb("schema:schema", "Print the JSON Schema of the configuration, for editors."),
+    "plan": Verb(
+        "plan:plan", "Show what `up` would create, change and remove, why, what it costs, and whom it disturbs."
+    ),
     "up": Verb("up:up", "Bring clusters up as configured, and wait until every node has its address."),
     "status": Verb("status:status", "Show the network and the nodes of clusters, with their leases."),
     "leases": Verb("leases:leases", "List the DHCP leases of clusters, also those of strangers on their networks."),

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 from ai_how.cli.terminal import colourful, counted, note, paint
 from ai_how.engine.events import (
     Event,
-    HostChanges,
     NodeReady,
     Note,
     Phase,
+    Planned,
     Progress,
     StepDone,
     StepFailed,
     StepStarted,
     silent,
 )
-from ai_how.plan.text import line as step_line
+from ai_how.plan.text import lines, summary
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -38,11 +38,11 @@ _PHASES = {
 
 
 @contextmanager
-def shown(*, as_json: bool) -> Iterator[Progress]:
-    """A progress callable that shows what it is told on stderr, as long as the block lasts."""
+def shown(*, as_json: bool, plain: bool = False) -> Iterator[Progress]:
+    """A progress callable that shows what it is told on stderr, as long as the block lasts; `plain`: lines only."""
     if as_json:
         yield silent
-    elif colourful(sys.stderr):
+    elif not plain and colourful(sys.stderr):
         with _live() as progress:
             yield progress
     else:
@@ -77,8 +77,8 @@ def _line(event: Event) -> str:
             return f"  {node} has {ip} ({seconds:.1f} s)"
         case Note(text, warning):
             return f"{paint('warning:', 'yellow', sys.stderr)} {text}" if warning else text
-        case HostChanges(steps):
-            return "\n".join(["on this host, outside libvirt:", *(f"  {step_line(step)}" for step in steps)])
+        case Planned(cluster, plan):
+            return "\n".join([f"{cluster}: {summary(plan)}", *lines(plan)])
         case StepStarted():
             return ""
 
@@ -117,7 +117,7 @@ def _live() -> Iterator[Progress]:
             case NodeReady(node, ip, _):
                 if current:
                     bars.update(current[0], advance=1, now=f"{node} has {ip}")
-            case Note() | HostChanges() | StepFailed():
+            case Note() | Planned() | StepFailed():
                 bars.console.print(_line(event), markup=False, highlight=False)
 
     def tell_if_seen(event: Event) -> None:

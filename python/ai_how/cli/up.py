@@ -3,74 +3,140 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ai_how.cli.options import Options
 from ai_how.cli.site import ClusterOption, site, specs_of
 from ai_how.cli.terminal import confirm, counted, note, print_json, say
-from ai_how.errors import NodesLeave
+from ai_how.errors import ConsentNeeded, NodesLeave, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ai_how.config.load import Document
     from ai_how.engine.cluster import Outcome
-    from ai_how.spec.cluster import Cluster
+    from ai_how.engine.events import Event, Progress
 
 
 def up(
     ctx: typer.Context,
-    config: Annotated[Path, typer.Argument(help="The configuration file.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="CONFIG|PLAN", help="The configuration file, or a plan of it.", show_default=False),
+    ],
     cluster: ClusterOption = None,
     start: Annotated[bool, typer.Option(help="Start the nodes, or only define them.")] = True,
     wait: Annotated[bool, typer.Option(help="Wait until every node has its lease.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for the leases.")] = 300.0,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask before nodes that left the file go, with their disks.")
+        bool,
+        typer.Option(
+            "--yes", "-y", help="Do not ask before nodes go with their disks, or running nodes are disturbed."
+        ),
     ] = False,
 ) -> int:
     """Bring clusters up as configured, and wait until every node has its address.
 
-    What is there already is left alone. If a step fails, or on Ctrl-C, what this run made is undone.
+    What is there already is left alone. If a step fails, or on Ctrl-C, what this run made is undone. With a file that
+    `ai-how plan -o` wrote, that plan is carried out, unless the host has changed since.
     """
     from ai_how.cli.status import show
-    from ai_how.config.load import load_file
     from ai_how.engine import cluster as engine
 
     options: Options = ctx.obj
-    document = load_file(config)
-    answers = []
-    specs = specs_of(document, cluster)
+    document, keys, digests, start = _wanted(config, cluster, options, start=start)
 
-    def bring_up(spec: Cluster, *, remove_nodes: bool) -> Outcome:
+    def bring_up(key: str, **agreed: Any) -> Outcome:
         with site(options) as place:
-            return engine.up(
-                place, document, spec.key, start=start, remove_nodes=remove_nodes, wait=wait, within=timeout
-            )
+            told = replace(place, progress=once(place.progress))
+            return engine.up(told, document, key, start=start, wait=wait, within=timeout, **agreed)
 
-    outcomes = []
-    for spec in specs:
-        try:
-            outcomes.append(bring_up(spec, remove_nodes=yes))
-        except NodesLeave as leave:
-            if options.json or not sys.stdin.isatty():
-                raise
-            note(f"{spec.name}: no longer configured: {', '.join(leave.nodes)}")
-            if not confirm("Remove them, with all data on their disks?", yes=False):
-                note("nothing was changed")
-                return 1
-            outcomes.append(bring_up(spec, remove_nodes=True))
-    for spec, outcome in zip(specs, outcomes, strict=True):
+    once = _Once()
+    outcomes = [
+        _with_consent(partial(bring_up, key), digests.get(key), yes=yes, may_ask=not options.json) for key in keys
+    ]
+    answers = []
+    for outcome in outcomes:
         if options.json:
             answers.append({"changed": outcome.changed, "steps": [str(step) for step in outcome.steps]})
             answers[-1] |= outcome.status.to_json()
             continue
-        say(
-            f"{spec.name}: {counted(len(outcome.steps), 'step')} taken"
-            if outcome.changed
-            else f"{spec.name}: nothing to do"
-        )
+        taken = f"{counted(len(outcome.steps), 'step')} taken" if outcome.changed else "nothing to do"
+        say(f"{outcome.status.cluster}: {taken}")
         show(outcome.status)
     if options.json:
         print_json(answers[0] if len(answers) == 1 else answers)
     return 0
+
+
+def _wanted(
+    config: Path, cluster: str | None, options: Options, *, start: bool
+) -> tuple[Document, list[str], dict[str, str], bool]:
+    """What is to be brought up: a configuration, the keys of its clusters, their plans' digests if it is a plan file,
+    and whether nodes are started."""
+    from ai_how.config.load import load_file
+    from ai_how.engine.events import silent
+    from ai_how.engine.planfile import read_plan
+    from ai_how.engine.prepare import foresee, refuse_stale
+    from ai_how.host.libvirt import Libvirt
+
+    plan = read_plan(config, options.connect)
+    if plan is None:
+        document = load_file(config)
+        return document, [spec.key for spec in specs_of(document, cluster)], {}, start
+    keys = [spec.key for spec in specs_of(plan.document, cluster)] if cluster is not None else list(plan.digests)
+    if missing := sorted(set(keys) - plan.digests.keys()):
+        raise UsageError(
+            f"{config} has no plan for cluster {missing[0]}",
+            why=f"it was made for {', '.join(plan.digests)}",
+            remedy=f"Make one: ai-how plan {plan.document.file} --cluster {missing[0]} -o FILE",
+        )
+    with Libvirt(options.connect) as libvirt:
+        # All of them before the first is carried out: a later one that is stale must not come as a surprise.
+        for found in foresee(libvirt, plan.document, keys, start=plan.start, progress=silent):
+            refuse_stale(found, plan.digests[found.spec.key])
+    return plan.document, keys, plan.digests, plan.start
+
+
+def _with_consent(bring_up: Callable[..., Outcome], expect: str | None, *, yes: bool, may_ask: bool) -> Outcome:
+    """Bring it up, asking for what only its user can agree to; what was agreed to is that plan and no other."""
+    agreed = {"remove_nodes": yes, "disturb_nodes": yes}
+    while True:
+        try:
+            return bring_up(expect=expect, **agreed)
+        except ConsentNeeded as need:
+            if not may_ask or not sys.stdin.isatty():
+                raise
+            note(need.why)
+            leaving = isinstance(need, NodesLeave)
+            question = "Remove them, with all data on their disks?" if leaving else "Do it?"
+            if not confirm(question, yes=False):
+                note(need.what)
+                raise typer.Exit(1) from need
+            agreed["remove_nodes" if leaving else "disturb_nodes"] = True
+            expect = need.digest
+
+
+class _Once:
+    """Progress that shows the same plan once, however often the work is begun anew for an answer."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def __call__(self, progress: Progress) -> Progress:
+        """`progress` without what was shown before."""
+        from ai_how.engine.events import Planned
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Planned):
+                if event.plan.digest in self._shown:
+                    return
+                self._shown.add(event.plan.digest)
+            progress(event)
+
+        return tell

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -42,8 +42,8 @@ _LATER = frozenset({"ipv6"})
 class Document:
     """A configuration that was read. `problems` are those of its form; spec/resolve.py adds those of its meaning.
 
-    `model` holds the clusters that can be reasoned about, `folder` is where relative paths start.
-    `broken` are the paths whose values are stand-ins.
+    `model` holds the clusters that can be reasoned about, `folder` is where relative paths start, `text` what was read,
+    empty where it came from no file. `broken` are the paths whose values are stand-ins.
     """
 
     model: ConfigFile
@@ -52,6 +52,7 @@ class Document:
     data: Any = None
     problems: tuple[Problem, ...] = ()
     broken: frozenset[Path] = frozenset()
+    text: str = ""
 
     def locate(self, path: Path, *, at_key: bool = False) -> tuple[int, int] | None:
         """Line and column (from 1) of the value (or its key) at `path`; None where there is no file."""
@@ -77,11 +78,17 @@ def load_file(path: FilePath | str) -> Document:
     Raises ConfigurationError where there is no data to speak of: no such file, not text, not YAML, empty.
     """
     path = FilePath(path)
-    text = _read(path)
-    data, duplicates = yamltree.parse(text, file=str(path))
+    return load_text(_read(path), path.absolute().parent, str(path))
+
+
+def load_text(text: str, folder: FilePath, file: str) -> Document:
+    """Take the text of the YAML file `file`; else as load_file. Relative paths start at `folder`."""
+    data, duplicates = yamltree.parse(text, file=file)
     if data is None:
-        raise _unreadable(path, "the file is empty", "begin with `clusters:`; the folder examples/ has whole files")
-    return _document(data, path.absolute().parent, str(path), duplicates)
+        raise _unreadable(
+            FilePath(file), "the file is empty", "begin with `clusters:`; the folder examples/ has whole files"
+        )
+    return replace(_document(data, folder, file, duplicates), text=text)
 
 
 def load_mapping(data: Mapping[str, Any]) -> Document:

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from ai_how.engine.apply import apply
-from ai_how.engine.events import HostChanges, Phase
-from ai_how.engine.hostwide import outside_libvirt
+from ai_how.engine.events import Phase
 from ai_how.engine.observe import Observed, observe
 from ai_how.engine.site import Site
 from ai_how.engine.state import State
@@ -26,8 +25,6 @@ def carry_out(
 
     What changes outside libvirt is said before it is done.
     """
-    if outside := outside_libvirt(plan):
-        site.progress(HostChanges(outside))
     was_there = name in state.clusters
     state.begin(name, site.libvirt.uri, verb, plan)
     apply(site.libvirt, plan, site.progress, undone=lambda: state.finish(name) if was_there else state.forget(name))

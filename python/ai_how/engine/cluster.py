@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ai_how.config.load import Document
 from ai_how.engine.carry_out import carry_out
 from ai_how.engine.discovery import leave_registered, settle
-from ai_how.engine.events import Event, Note, Phase, Progress, StepDone, silent
+from ai_how.engine.events import Event, Note, Phase, Planned, Progress, StepDone, silent
 from ai_how.engine.hostwide import refuse_without_root, say_obstacles, say_ways_back, shared, wanted_of_host
 from ai_how.engine.observe import Observed, observe
 from ai_how.engine.prepare import check, foresee, observe_awake, prepare, refuse_stale, refuse_without_consent
@@ -85,6 +85,7 @@ def up(
             if plan:
                 refuse_without_root(name, plan)
                 check(libvirt, document, ready, progress)
+                progress(Planned(name, plan))
                 refuse_without_consent(name, plan, remove_nodes=remove_nodes, disturb_nodes=disturb_nodes)
                 before |= _expiries(libvirt, spec, plan)
                 network = next(identify(each) for each in ready.want if isinstance(each, VirtualNetwork))
@@ -123,6 +124,7 @@ def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
         plan = make_plan(_at_rest(observed, name), observed.everything)
         if plan:
             refuse_without_root(name, plan)
+            site.progress(Planned(name, plan))
             state.begin(name, libvirt.uri, "down", plan)
             running = [each.name for each in observed.domains if each.running]
             progress(Phase("shut down", len(running)))
@@ -147,6 +149,7 @@ def destroy(site: Site, name: str) -> Outcome:
         plan = make_plan(want, observed.everything)
         if plan:
             refuse_without_root(name, plan)
+            site.progress(Planned(name, plan))
             observed = carry_out(site, state, "destroy", name, plan, lambda _: want)
         settle(observed, site.progress)
         state.forget(name)

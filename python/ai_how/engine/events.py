@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from ai_how.plan.plan import Step
+from ai_how.plan.plan import Plan, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,14 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class HostChanges:
-    """What is about to be changed on the host outside libvirt."""
+class Planned:
+    """What is about to be done to a cluster, all of it."""
 
-    steps: tuple[Step, ...]
+    cluster: str
+    plan: Plan
 
 
-Event = Phase | StepStarted | StepDone | StepFailed | NodeReady | Note | HostChanges
+Event = Phase | StepStarted | StepDone | StepFailed | NodeReady | Note | Planned
 
 Progress = Callable[[Event], None]
 

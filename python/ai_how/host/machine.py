@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+MACHINE_ID = Path("/etc/machine-id")
 KVM = Path("/dev/kvm")
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -63,3 +66,12 @@ def memory_kib() -> int:
 def cpus() -> int:
     """The CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def machine_identity() -> str:
+    """What tells this machine from others, and nobody who it is: a digest of its id (machine-id(5)) and its name."""
+    try:
+        identity = MACHINE_ID.read_text().strip()
+    except OSError:
+        identity = ""
+    return hashlib.sha256(f"ai-how {identity} {socket.gethostname()}".encode()).hexdigest()

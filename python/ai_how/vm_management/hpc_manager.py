@@ -15,9 +15,11 @@ from ai_how.config.load import load_mapping
 from ai_how.engine import cluster as engine
 from ai_how.engine.cluster import LEASES_WITHIN, SHUTDOWN_WITHIN, Outcome
 from ai_how.engine.events import Progress, silent
+from ai_how.engine.prepare import foresee
 from ai_how.engine.site import Site
 from ai_how.engine.status import ClusterStatus
 from ai_how.host.libvirt import DEFAULT_URI, Libvirt
+from ai_how.plan.plan import Plan
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.resolve import resolve
 
@@ -56,16 +58,35 @@ class HPCClusterManager:
         return self._spec
 
     def start_cluster(
-        self, *, wait: bool = True, timeout: float = LEASES_WITHIN, remove_nodes: bool = False
+        self,
+        *,
+        wait: bool = True,
+        timeout: float = LEASES_WITHIN,
+        remove_nodes: bool = False,
+        disturb_nodes: bool = False,
     ) -> Outcome:
         """Make the cluster run, and wait up to `timeout` seconds until every node has its lease (unless not `wait`).
 
         Nodes that are there and no longer configured are removed with their disks only with `remove_nodes`; without
-        it that is refused (NodesLeave). Raises HostError or Interrupted after undoing what the call made, NotReady
+        it that is refused (NodesLeave); so is, without `disturb_nodes`, what running nodes would notice
+        (NodesDisturbed). Raises HostError or Interrupted after undoing what the call made, NotReady
         (machines left running) where a node has no lease in time.
         """
         with self._site() as site:
-            return engine.up(site, self._document, self._spec.key, remove_nodes=remove_nodes, wait=wait, within=timeout)
+            return engine.up(
+                site,
+                self._document,
+                self._spec.key,
+                remove_nodes=remove_nodes,
+                disturb_nodes=disturb_nodes,
+                wait=wait,
+                within=timeout,
+            )
+
+    def plan_cluster(self) -> Plan:
+        """What `start_cluster` would do: steps with their reasons, costs, and whom they disturb. Nothing is changed."""
+        with self._site() as site:
+            return foresee(site.libvirt, self._document, [self._spec.key], start=True, progress=site.progress)[0].plan
 
     def stop_cluster(self, *, timeout: float = SHUTDOWN_WITHIN) -> Outcome:
         """Shut the nodes down, by force what still runs after `timeout` seconds; disks and addresses are kept."""

@@ -1,0 +1,112 @@
+"""A plan in a file: what was going to be done, to which clusters, from which configuration, on which host.
+
+The file carries its configuration, so that what was looked at is what is carried out. The plan itself is made anew
+and compared: a host that has changed since is seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ai_how import __version__
+from ai_how.config.load import Document, load_text
+from ai_how.engine.prepare import Prepared
+from ai_how.errors import PlanStale, UsageError
+from ai_how.host.files import write_atomically
+from ai_how.host.machine import machine_identity
+from ai_how.plan.document import plan_document
+
+#: The key that makes a JSON document a plan file; its value is the version of the format.
+_KEY = "ai_how_plan"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFile:
+    """`document` is the configuration, `digests` has the plan of each cluster (Plan.digest) by its key."""
+
+    document: Document
+    start: bool
+    digests: dict[str, str]
+
+
+def write_plan(path: Path, document: Document, uri: str, found: Iterable[Prepared], *, start: bool) -> None:
+    """Write what was found for clusters of `document`. Raises UsageError where the file cannot be written."""
+    content = {
+        _KEY: _FORMAT,
+        "version": __version__,
+        "host": machine_identity(),
+        "uri": uri,
+        "file": document.file,
+        "folder": str(document.folder),
+        "configuration": document.text,
+        "start": start,
+        "clusters": [
+            {"key": each.spec.key, "digest": each.plan.digest, **plan_document(each.spec.name, each.plan)}
+            for each in found
+        ],
+    }
+    try:
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"the plan cannot be written to {path}", why=error.strerror or str(error), remedy="Choose another place."
+        ) from error
+
+
+def read_plan(path: Path, uri: str) -> PlanFile | None:
+    """The plan in the file, None where it is none (a configuration, or nothing that can be read).
+
+    Raises PlanStale where it was made by another version of ai-how, on another host, or for another libvirt.
+    """
+    content = _content(path)
+    if content is None:
+        return None
+    _refuse_elsewhere(path, content, uri)
+    try:
+        document = load_text(content["configuration"], Path(content["folder"]), str(content["file"]))
+        digests = {str(each["key"]): str(each["digest"]) for each in content["clusters"]}
+        start = bool(content["start"])
+    except (KeyError, TypeError) as error:
+        raise PlanStale(
+            f"{path} is not a whole plan", why=f"{error} is missing or wrong", remedy="Make it again: ai-how plan -o."
+        ) from error
+    if unknown := sorted(digests.keys() - document.model.clusters.keys()):
+        raise PlanStale(
+            f"{path} is not a whole plan",
+            why=f"its configuration has no cluster {', '.join(unknown)}",
+            remedy="Make it again: ai-how plan -o.",
+        )
+    return PlanFile(document, start, digests)
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    try:
+        with path.open(encoding="utf-8") as file:
+            if file.read(1) != "{":
+                return None
+            file.seek(0)
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return None  # whatever it is, the reader of configurations says what is wrong with it
+    return content if isinstance(content, dict) and _KEY in content else None
+
+
+def _refuse_elsewhere(path: Path, content: dict[str, Any], uri: str) -> None:
+    for what, there, here in (
+        ("in another format", content[_KEY], _FORMAT),
+        ("by another version of ai-how", content.get("version"), __version__),
+        ("on another host", content.get("host"), machine_identity()),
+        ("for another libvirt", content.get("uri"), uri),
+    ):
+        if there != here:
+            shown = "" if what == "on another host" else f": {there}, and this is {here}"
+            raise PlanStale(
+                f"the plan {path} is not carried out",
+                why=f"it was made {what}{shown}",
+                remedy="Make it again here, and look at it: ai-how plan -o.",
+            )
