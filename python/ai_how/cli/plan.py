@@ -34,7 +34,7 @@ def plan(
 
     Nothing is changed.
     """
-    from ai_how.cli.progress import shown
+    from ai_how.cli.progress import shown, warnings_of
     from ai_how.config.load import load_file
     from ai_how.engine.planfile import write_plan
     from ai_how.engine.prepare import foresee
@@ -45,7 +45,8 @@ def plan(
     document = load_file(config)
     keys = [spec.key for spec in specs_of(document, cluster)]
     with Libvirt(options.connect) as libvirt, shown(as_json=options.json, plain=True) as progress:
-        found = foresee(libvirt, document, keys, start=start, progress=progress)
+        told = progress if options.verbose else warnings_of(progress)
+        found = foresee(libvirt, document, keys, start=start, progress=told)
     if output is not None:
         write_plan(output, document, options.connect, found, start=start)
     if options.json:

@@ -49,6 +49,16 @@ def shown(*, as_json: bool, plain: bool = False) -> Iterator[Progress]:
         yield _plain()
 
 
+def warnings_of(progress: Progress) -> Progress:
+    """`progress` that hears warnings only."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Note) and event.warning:
+            progress(event)
+
+    return tell
+
+
 def _plain() -> Progress:
     lock = threading.Lock()
 

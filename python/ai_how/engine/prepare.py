@@ -182,7 +182,7 @@ def _with_sleeping_files(observed: Observed, want: Iterable[Resource], progress:
     )
     if not files:
         return observed
-    progress(Note(f"storage pool {', '.join(place)} is off: of its disks only the names were looked at"))
+    progress(Note(f"storage pool {', '.join(place)} is off: of its disks only the names were looked at", warning=True))
     return replace(observed, resources=(*observed.resources, *files))
 
 

@@ -73,11 +73,13 @@ def _thing(step: Step) -> str:
 
 
 def _cost(step: Step) -> str:
-    return f"  disturbs {some(step.disturbs)}" if step.disturbs else ""
+    return f"; disturbs {some(step.disturbs)}" if step.disturbs else ""
 
 
 def _change(step: Step) -> Iterator[str]:
-    yield f"  ~ {step.target}  {step.impact}: {step.reason}{_cost(step)}"
+    # Which fields differ is said below.
+    _, _, more = step.reason.partition("; ")
+    yield f"  ~ {step.target} ({step.impact}){': ' if more else ''}{more}{_cost(step)}"
     for each in differences(step):
         yield f"      ~ {each.field}: {_words(each)}"
 
