@@ -124,6 +124,14 @@ class StateError(HostError):
     """The state file cannot be used: corrupt, of a newer version, locked, unwritable."""
 
 
+class InUse(StateError):
+    """Another ai-how works on the same thing now; nothing was changed. Later it may go."""
+
+
+class Unconfirmed(HostError):
+    """A change of the cluster waits for its confirmation, and would be undone if it did not come; nothing was changed."""
+
+
 class UnsafeChange(HostError):
     """The change would lose data or connections, and this command does not do that by itself."""
 
@@ -186,6 +194,16 @@ class RootNeeded(PrivilegeError):
             remedy="Run the same as root. Clusters in isolated and service_discovery can do without: with "
             "network.firewall.enabled: false they have libvirt's own rules only (docs/modes/isolated.md).",
         )
+
+
+class LeftoversNeedRoot(RootNeeded):
+    """Leftovers outside libvirt can only be removed by root; nothing was changed."""
+
+    def __init__(self, leftovers: Sequence[str]) -> None:
+        super().__init__("", leftovers)
+        self.what = "removing the leftovers needs root"
+        self.why = f"these are on this host outside libvirt: {some(leftovers)}"
+        self.remedy = "Run the same as root."
 
 
 class Interrupted(AiHowError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ai_how.engine.preflight import read_abilities
-from ai_how.engine.state import Record, Run, State, open_state, read_state
+from ai_how.engine.state import Record, Run, State, Undone, Unwritten, open_state, read_state
 from ai_how.errors import StateError
 from ai_how.plan.plan import Plan, Step
 from ai_how.resources.base import Kind, ResourceId
@@ -75,10 +75,39 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     records = {
         "one": Record("one", "qemu:///system", Run("up", "2026-01-02T03:04:05+00:00", ("create pool x", "…"))),
         "two": Record("two", "qemu:///session"),
+        "four": Record("four", "qemu:///system", undone=Undone("2026-01-02T03:04:05+00:00", "nobody said a word")),
     }
     state = State(path, dict(records))
     state.remember("three", "qemu:///system")
     assert read_state(path) == records | {"three": Record("three", "qemu:///system")}
+
+
+def test_a_file_from_before_there_were_guards_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    entry = {"name": "lab", "uri": "qemu:///system", "run": None}
+    path.write_text(json.dumps({"version": 1, "clusters": {"lab": entry}}))
+    assert read_state(path) == {"lab": Record("lab", "qemu:///system")}
+
+
+def test_what_was_undone_is_remembered_until_the_next_run(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    undone = Undone("2026-01-02T03:04:05+00:00", "nobody said a word", trouble="libvirt is away")
+    with open_state(path) as state:
+        state.note_undone("lab", "qemu:///system", undone)
+        assert read_state(path) == {"lab": Record("lab", "qemu:///system", undone=undone)}
+        state.begin("lab", "qemu:///system", "up", PLAN)
+        assert read_state(path)["lab"].undone is None
+
+
+def test_a_state_that_is_written_nowhere_leaves_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_text("somebody's")
+    state = Unwritten(path)
+    state.begin("lab", "qemu:///system", "up", PLAN)
+    state.finish("lab")
+    assert state.clusters == {"lab": Record("lab", "qemu:///system")}
+    state.forget("lab")
+    assert path.read_text() == "somebody's"
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,26 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Undone:
+    """A change that was undone because it was not confirmed: when (ISO 8601, UTC), and why.
+
+    `trouble` is what stood against it, empty where all of it was undone.
+    """
+
+    when: str
+    why: str
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """What is remembered of a cluster. `run` is None unless work on it was cut off."""
+    """What is remembered of a cluster. `run` is None unless work on it was cut off; `undone` is what became of its last
+    change, where that was undone by itself."""
 
     name: str
     uri: str
     run: Run | None = None
+    undone: Undone | None = None
 
 
 @dataclass(slots=True)
@@ -47,7 +61,7 @@ class State:
 
     def begin(self, cluster: str, uri: str, verb: str, plan: Plan) -> None:
         """Record all steps of `plan` before the first of them is taken."""
-        run = Run(verb, datetime.now(UTC).isoformat(timespec="seconds"), tuple(str(step) for step in plan.steps))
+        run = Run(verb, now(), tuple(str(step) for step in plan.steps))
         self.clusters[cluster] = Record(cluster, uri, run)
         self._write()
 
@@ -64,18 +78,24 @@ class State:
             self.clusters[cluster] = Record(cluster, uri)
             self._write()
 
+    def note_undone(self, cluster: str, uri: str, undone: Undone) -> None:
+        """Its last change was undone; the next run forgets that."""
+        record = self.clusters.get(cluster, Record(cluster, uri))
+        self.clusters[cluster] = replace(record, undone=undone)
+        self._write()
+
     def forget(self, cluster: str) -> None:
         """The cluster is gone; with the last one the file goes too."""
         if self.clusters.pop(cluster, None) is not None:
-            if self.clusters:
-                self._write()
-            else:
-                self.path.unlink(missing_ok=True)
+            self._write()
 
     def _write(self) -> None:
         document = {"version": VERSION, "clusters": {name: asdict(each) for name, each in self.clusters.items()}}
         try:
-            write_atomically(self.path, json.dumps(document, indent=2) + "\n")
+            if self.clusters:
+                write_atomically(self.path, json.dumps(document, indent=2) + "\n")
+            else:
+                self.path.unlink(missing_ok=True)
         except OSError as error:
             raise StateError(
                 f"the state file {self.path} cannot be written",
@@ -84,9 +104,21 @@ class State:
             ) from error
 
 
+class Unwritten(State):
+    """The state of those who must do their work even where no file can be written."""
+
+    __slots__ = ()
+
+    def _write(self) -> None:
+        return
+
+
 @contextmanager
 def open_state(path: Path) -> Iterator[State]:
-    """The state at `path`, held against other processes until the block ends. Raises StateError."""
+    """The state at `path`, held against other processes until the block ends.
+
+    Raises InUse where one of them has it, StateError where it cannot be used.
+    """
     # What a link leads to is the state file: replacing the link would leave its other users behind.
     place = path.resolve() if path.is_symlink() else path
     if not place.name or place.is_dir():
@@ -119,12 +151,18 @@ def read_state(path: Path) -> dict[str, Record]:
         raise _unusable(path, f"{type(error).__name__}: {error}") from error
 
 
+def now() -> str:
+    """The time, as it stands in the file."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _record(entry: dict[str, Any]) -> Record:
-    run = entry["run"]
+    run, undone = entry["run"], entry.get("undone")  # the latter came later
     return Record(
         name=str(entry["name"]),
         uri=str(entry["uri"]),
         run=None if run is None else Run(run["verb"], run["started"], tuple(run["steps"])),
+        undone=None if undone is None else Undone(undone["when"], undone["why"], undone["trouble"]),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ai_how.errors import StateError
+from ai_how.errors import InUse, StateError
 
 
 def own_cache() -> Path | None:
@@ -62,8 +62,8 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Hold `path` (made if missing, removed afterwards) against every other process.
 
-    Raises StateError at once, naming the holder, where another process has it. The kernel frees the lock when its
-    holder dies, so no stale lock can remain.
+    Raises InUse at once, naming the holder, where another process has it, and StateError where it cannot be locked. The
+    kernel frees the lock when its holder dies, so no stale lock can remain.
     """
     handle = _lock(path)
     try:
@@ -90,7 +90,7 @@ def _lock(path: Path) -> int:
         except BlockingIOError as error:
             holder = os.pread(handle, 32, 0).decode(errors="replace").strip()
             os.close(handle)
-            raise StateError(
+            raise InUse(
                 f"{path.with_suffix('')} is in use by another ai-how",
                 why=f"process {holder} holds {path}" if holder else f"another process holds {path}",
                 remedy="Wait until it has ended, then run this again.",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ai_how.errors import StateError
+from ai_how.errors import InUse
 
 #: Seconds that one waits for the host while another changes it: starting a hundred machines takes minutes.
 HOST_WITHIN = 600.0
@@ -21,10 +21,10 @@ HOST_WITHIN = 600.0
 
 @contextmanager
 def held(uri: str, cluster: str) -> Iterator[None]:
-    """Hold `cluster` of the libvirt at `uri` until the block ends. Raises StateError at once where another has it."""
+    """Hold `cluster` of the libvirt at `uri` until the block ends. Raises InUse at once where another has it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
         if not _taken(lock, hashlib.sha256(f"{uri} {cluster}".encode()).hexdigest()):
-            raise StateError(
+            raise InUse(
                 f"cluster {cluster} is in use by another ai-how",
                 why="it works on the same cluster, with another state file",
                 remedy="Wait until it has ended, then run this again.",
@@ -36,7 +36,7 @@ def held(uri: str, cluster: str) -> Iterator[None]:
 def host_held(waiting: Callable[[], None], *, within: float = HOST_WITHIN) -> Iterator[None]:
     """Hold what all clusters of the host share until the block ends, after waiting for others who hold it.
 
-    `waiting` is called once if that is necessary. Raises StateError after `within` seconds.
+    `waiting` is called once if that is necessary. Raises InUse after `within` seconds.
     """
     deadline = time.monotonic() + within
     told = False
@@ -46,7 +46,7 @@ def host_held(waiting: Callable[[], None], *, within: float = HOST_WITHIN) -> It
                 waiting()
                 told = True
             if time.monotonic() > deadline:
-                raise StateError(
+                raise InUse(
                     "the host is in use by another ai-how",
                     why=f"it has been changing this host for {within:g} s",
                     remedy="Look at what it does; when it has ended, run this again.",
