@@ -47,6 +47,7 @@ VERBS = {
     "destroy": Verb(
         "destroy:destroy", "Remove clusters: their machines, disks with all data, and networks; nothing else."
     ),
+    "gc": Verb("gc:gc", "List what is left of clusters that are not there any more; with --yes remove it."),
     "console": Verb("console:console", "Open the serial console of a node; leave it with Ctrl+]."),
     "lab": Verb("lab:lab_app", "A sealed place to try things in, with its own libvirt."),
     "image": Verb("image:image_app", "The micro guest image: a small machine for labs and tests."),

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from ai_how.errors import NotOurs
 from ai_how.host.libvirt import Handle, Libvirt
 from ai_how.resources.base import Kind, identity_uuid
-from ai_how.resources.names import pool_name
+from ai_how.resources.names import pool_cluster, pool_name
 from ai_how.resources.pool import Pool, read_pool
 
 
@@ -41,7 +41,7 @@ def clusters(libvirt: Libvirt) -> set[str]:
     """The clusters that have a pool on the host."""
     with libvirt.doing("cannot list the host's storage pools"):
         handles = libvirt.connection.listAllStoragePools()
-    return {handle.name().removeprefix(pool_name("")) for handle in handles if is_ours(handle)}
+    return {pool_cluster(handle.name()) for handle in handles if is_ours(handle)}
 
 
 def define(libvirt: Libvirt, want: Pool) -> Handle:
