@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from ipaddress import IPv4Network
 from typing import Any
@@ -12,7 +13,7 @@ from ai_how.compile.host import Surroundings, compile_host
 from ai_how.config.load import load_mapping
 from ai_how.lab.internet import INTERNET
 from ai_how.resources.firewall import FirewallTable
-from ai_how.resources.network import VirtualNetwork
+from ai_how.resources.network import Forward, VirtualNetwork
 from ai_how.spec.network import DnsMode
 from ai_how.spec.resolve import resolve_all
 
@@ -38,7 +39,7 @@ def networks(clusters: int, nodes: int, modes: Sequence[DnsMode] = tuple(DnsMode
     """The networks of so many clusters, four at least: first those that packets pass, the others in `modes` by turns.
 
     Each blocks two networks and opens two ports of the host; every other one also exposes two ports of nodes and lets
-    two networks in, which makes libvirt route and our table masquerade.
+    two networks in.
     """
     more = {f"other-{number:02}": modes[number % len(modes)] for number in range(clusters - len(_THERE))}
     written = {
@@ -50,8 +51,9 @@ def networks(clusters: int, nodes: int, modes: Sequence[DnsMode] = tuple(DnsMode
 
 
 def there(nodes: int) -> dict[str, VirtualNetwork]:
-    """The networks that packets pass, by cluster."""
-    return {each.cluster: each for each in networks(len(_THERE), nodes)}
+    """The networks that packets pass, by cluster; one of them as without a firewall, which is the floor of the rest."""
+    found = {each.cluster: each for each in networks(len(_THERE), nodes)}
+    return found | {PLAIN: replace(found[PLAIN], forward=Forward.NAT)}
 
 
 def table(those: Sequence[VirtualNetwork]) -> FirewallTable:

@@ -192,7 +192,7 @@ def test_two_gateways_that_name_each_other_as_servers_form_no_loop(
 
 def test_a_gateway_is_never_its_own_forwarder(pair: Up) -> None:
     for network in pair.networks.values():
-        text = Path(f"/var/lib/libvirt/dnsmasq/{network.name}.conf").read_text()
+        text = Path(servers_path(network.name)).read_text()
         assert "server=8.8.8.8" in text.splitlines()
         assert not [line for line in text.splitlines() if line.startswith("server=") and str(network.gateway) in line]
 
@@ -251,7 +251,7 @@ def test_what_dnsmasq_was_not_told_shows_as_a_difference_and_is_told_again(pair:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        told.tell(path, want.lines, killed)
+        told.tell({path: want.lines}, killed)
     seen = observed(pair.libvirt, have.network)
     assert seen is not None
     assert seen not in (have, want)

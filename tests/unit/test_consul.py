@@ -10,12 +10,14 @@ import pytest
 
 from ai_how.compile.cluster import compile_network
 from ai_how.compile.dns_modes.service_discovery import registrations
+from ai_how.compile.host import Surroundings, compile_host
 from ai_how.config.load import load_mapping
 from ai_how.plan.plan import make_plan
 from ai_how.providers.registration import command
 from ai_how.resources.base import Impact, Kind, ResourceId
 from ai_how.resources.registration import NO_CHECK, Registration, dns_address, read_registrations
-from ai_how.spec.policy import Check, Discovery, Tls
+from ai_how.resources.servers import Servers
+from ai_how.spec.policy import Check, Discovery, Firewall, Tls
 from ai_how.spec.resolve import resolve
 
 PLACE = "/etc/token"
@@ -135,7 +137,11 @@ def test_every_node_with_an_address_of_its_own_is_registered_by_role_and_name() 
     ],
 )
 def test_the_zone_is_asked_for_at_the_host_of_the_url(address: str, server: str) -> None:
-    assert compile_network(cluster(address=address), active=True).dnsmasq_options[-1] == server
+    network = compile_network(cluster(address=address), active=True)
+    [lines] = [each.lines for each in compile_host([network], Surroundings()) if isinstance(each, Servers)]
+    assert server in lines
+    bare = replace(network.policy, firewall=Firewall(enabled=False))
+    assert compile_host([replace(network, policy=bare)], Surroundings()) == ()
     assert str(dns_address(Discovery("c", address))) in server
 
 

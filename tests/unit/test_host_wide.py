@@ -81,7 +81,23 @@ def test_clusters_are_peers_where_both_are_shared_dns_or_both_are_routed(mode: D
     lines = {each.network: each.lines for each in found if isinstance(each, Servers)}
     # Others' zones are nobody's: what is asked about them stays on the host.
     gateway = "10.2.0.1" if social else ""
-    assert lines["a-network"] == (f"server=/0.2.10.in-addr.arpa/{gateway}", f"server=/b.internal/{gateway}")
+    zones = [each for each in lines["a-network"] if "/consul/" not in each]
+    assert zones == [f"server=/0.2.10.in-addr.arpa/{gateway}", f"server=/b.internal/{gateway}"]
+
+
+def test_a_mode_is_a_matter_of_files_that_dnsmasq_reads_again() -> None:
+    of_consul = Policy(discovery=Discovery(service_name="a", address="http://192.0.2.7:8500", dns_port=53))
+
+    def servers(mode: DnsMode, **fields: object) -> Servers:
+        [found] = of_kind(compile_host([network("a", 1, mode, **fields)], Surroundings()), Kind.SERVERS)
+        assert isinstance(found, Servers)
+        return found
+
+    outside = servers(DnsMode.ISOLATED, upstream=("9.9.9.9", "8.8.8.8"))
+    assert outside == Servers("a-network", ("server=8.8.8.8", "server=9.9.9.9"))
+    assert servers(DnsMode.SERVICE_DISCOVERY, policy=of_consul).lines == ("server=/consul/192.0.2.7#53",)
+    told = servers(DnsMode.ROUTED, dns_servers=("8.8.8.8", "1.1.1.1"))
+    assert told == Servers("a-network", (), ("option:dns-server,8.8.8.8,1.1.1.1",))
 
 
 def test_a_stopped_cluster_is_nobodys_peer_and_keeps_its_rules() -> None:

@@ -221,11 +221,11 @@ def test_memory_that_cannot_be_understood_is_a_route_without_zones(entry: object
 def test_what_is_told_is_marked_and_counts_as_not_read_until_its_reader_was_told(tmp_path: Path) -> None:
     path = told.file_of(tmp_path, "net", "conf")
     seen: list[dict[str, tuple[str, ...]]] = []
-    told.tell(path, ["one", "two"], lambda: seen.append(told.ours(tmp_path, "conf")))
+    told.tell({path: ["one", "two"]}, lambda: seen.append(told.ours(tmp_path, "conf")))
     assert seen == [{"net": (told.UNREAD, "one", "two")}]
     assert told.ours(tmp_path, "conf") == {"net": ("one", "two")}
     assert path.stat().st_mode & 0o777 == 0o644
-    told.untell(path, lambda: seen.append(told.ours(tmp_path, "conf")))
+    told.untell([path], lambda: seen.append(told.ours(tmp_path, "conf")))
     assert seen[1:] == [{"net": (told.UNREAD,)}]
     assert list(tmp_path.iterdir()) == []
 
@@ -235,7 +235,7 @@ def test_what_a_kill_left_half_written_is_found_and_removed(tmp_path: Path) -> N
     half = path.with_name(f".{path.name}.new")
     half.write_text(told.MARK)
     assert told.ours(tmp_path, "conf") == {"net": (told.UNREAD,)}
-    told.untell(path, lambda: None)
+    told.untell([path], lambda: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -244,5 +244,5 @@ def test_a_file_without_our_mark_is_not_ours_and_stays(tmp_path: Path) -> None:
     for text in ("server=/x/192.0.2.1\n", "# mine\n" + told.MARK):
         path.write_text(text)
         assert told.ours(tmp_path, "conf") == {}
-        told.untell(path, lambda: pytest.fail("nobody has to be told"))
+        told.untell([path], lambda: pytest.fail("nobody has to be told"))
         assert path.read_text() == text

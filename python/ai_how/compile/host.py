@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
+from ai_how.compile.dns_modes.service_discovery import consul_server
 from ai_how.compile.hook import HOOK
 from ai_how.compile.zones import reverse_zones
 from ai_how.config.fields import BRIDGE_PATTERN, LABEL_PATTERN, MAC_PATTERN, MAX_PREFIX, MIN_PREFIX, show
@@ -26,6 +27,7 @@ from ai_how.resources.sysctl import FORWARDING, Sysctl
 from ai_how.spec.naming import network_name
 from ai_how.spec.neighbours import SOCIAL
 from ai_how.spec.network import DnsMode
+from ai_how.spec.policy import Discovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def _resources(
         yield Passage(chain, tuple(sorted(each.bridge for each in guarded)))
     yield HOOK
     for each in guarded:
-        yield Servers(each.name, tuple(sorted(_lines(each, ours))))
+        yield Servers(each.name, tuple(sorted(_lines(each, ours))), tuple(_options(each)))
         yield from _routes(each)
         if (resolver := _resolver(each, around)) is not None:
             yield resolver
@@ -126,16 +128,26 @@ def _rules(network: VirtualNetwork, ours: Iterable[VirtualNetwork]) -> ClusterRu
 
 
 def _lines(network: VirtualNetwork, ours: Iterable[VirtualNetwork]) -> Iterator[str]:
-    """dnsmasq's lines for the zones of the other clusters, forward and reverse.
+    """dnsmasq's lines for what its own zones do not answer: the servers outside, Consul, the zones of other clusters.
 
     A peer's are asked of its gateway. All others are nobody's (an empty server): what is asked about them is denied
     here, and does not leave the host.
     """
+    for server in network.upstream:
+        yield f"server={server}"
+    if network.dns_mode == DnsMode.SERVICE_DISCOVERY:
+        yield consul_server(network.policy.discovery or Discovery(service_name=network.cluster))
     peers = _peers(network, ours)
     for other in ours:
         if other != network:
             for zone in zones(other):
                 yield f"server=/{zone}/{other.gateway if other in peers else ''}"
+
+
+def _options(network: VirtualNetwork) -> Iterator[str]:
+    """What DHCP says to its nodes that may change under them."""
+    if network.dns_servers:
+        yield f"option:dns-server,{','.join(network.dns_servers)}"
 
 
 def zones(network: VirtualNetwork) -> tuple[str, ...]:

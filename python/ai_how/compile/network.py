@@ -7,14 +7,17 @@ from ipaddress import IPv4Address
 
 from ai_how.compile.zones import reverse_zones
 from ai_how.resources.network import DnsHost, Forward, Range, Reservation, VirtualNetwork
-from ai_how.resources.servers import servers_option
+from ai_how.resources.servers import File, file_option
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.network import Network
 
 
 def network(cluster: Cluster, *, forward: Forward, active: bool, options: Iterable[str] = ()) -> VirtualNetwork:
-    """The cluster's libvirt network, with more `options` of dnsmasq's than every mode has."""
-    net = cluster.network
+    """The cluster's libvirt network, with more `options` of dnsmasq's than every mode has.
+
+    Where the cluster has rules, and so root helped to make it, dnsmasq has `files` of ours besides.
+    """
+    net, files = cluster.network, cluster.network.policy.firewall.enabled
     fixed = [(node, node.ip) for node in cluster.nodes if node.ip is not None]
     return VirtualNetwork(
         name=net.name,
@@ -30,31 +33,39 @@ def network(cluster: Cluster, *, forward: Forward, active: bool, options: Iterab
         dhcp_ranges=dhcp_ranges(net, [ip for _, ip in fixed], len(cluster.nodes)),
         reservations=tuple(sorted(Reservation(ip, node.mac, node.name) for node, ip in fixed)),
         dns_hosts=tuple(sorted(DnsHost(ip, (node.name,)) for node, ip in fixed)),
-        forwarders=forwarders(net),
+        forwarders=() if files else forwarders(net),
         dnsmasq_options=(
             *dnsmasq_options(net),
-            # The zones of other clusters; the file takes root, as the rules do.
-            *((servers_option(net.name),) if net.policy.firewall.enabled else ()),
+            *((file_option(net.name, each) for each in File) if files else ()),
             *options,
         ),
         active=active,
         autostart=active,
         policy=net.policy,
+        upstream=forwarders(net) if files else (),
+        dns_servers=told_directly(net) if files else (),
     )
 
 
-def masqueraded(net: Network) -> Forward:
-    """The forward mode of a network behind NAT.
+def simple_forward(net: Network) -> Forward:
+    """The forward mode of a network without routes of its own.
 
-    libvirt's own NAT rejects every connection from outside, and no table of ours can take that back. Where something
-    shall get in, libvirt routes, and our table masquerades and decides who gets in (compile/host.py).
+    libvirt's own NAT rejects every connection from outside, and no table of ours can take that back. Where we have one,
+    libvirt routes in every mode, and our table masquerades and decides who gets in (compile/host.py): what may come in,
+    and the mode itself, then change under running nodes.
     """
-    return Forward.ROUTE if net.policy.firewall.enabled and net.policy.firewall.lets_in else Forward.NAT
+    return Forward.ROUTE if net.policy.firewall.enabled else Forward.NAT
 
 
 def forwarders(net: Network) -> tuple[str, ...]:
     """The servers that the gateway asks; none where nodes are told to ask others than the gateway."""
     return tuple(str(server) for server in net.forwarders) if net.gateway_answers_dns else ()
+
+
+def told_directly(net: Network) -> tuple[str, ...]:
+    """The servers that DHCP tells nodes to ask instead of the gateway; none where they ask the gateway."""
+    direct = () if net.gateway_answers_dns else net.dns_servers
+    return tuple(str(server) for server in direct if isinstance(server, IPv4Address))
 
 
 def dhcp_ranges(net: Network, fixed: Sequence[IPv4Address], nodes: int) -> tuple[Range, ...]:
@@ -72,11 +83,11 @@ def dhcp_ranges(net: Network, fixed: Sequence[IPv4Address], nodes: int) -> tuple
             ranges[-1] = (ranges[-1][0], ip)
         else:
             ranges.append((ip, ip))
-    return (pool, *ranges)
+    return tuple(sorted([pool, *ranges]))
 
 
 def dnsmasq_options(net: Network) -> tuple[str, ...]:
-    """The dnsmasq options every mode shares (dnsmasq(8))."""
+    """The dnsmasq options every mode shares (dnsmasq(8)). Where root may help, what modes differ in is in files."""
     options = [
         "no-hosts",  # the host's /etc/hosts is the host's business
         "no-ping",  # we own the segment: three seconds less for every lease
@@ -88,10 +99,9 @@ def dnsmasq_options(net: Network) -> tuple[str, ...]:
         # Addresses of ours without a name are denied here, and not asked for outside.
         *(f"local=/{zone}/" for zone in reverse_zones(net.subnet)),
     ]
-    if not forwarders(net):
+    if net.policy.firewall.enabled or not forwarders(net):
         # Else dnsmasq would ask the host's servers; libvirt says this only where it writes servers.
         options.append("no-resolv")
-    if not net.gateway_answers_dns:
-        direct = [str(server) for server in net.dns_servers if isinstance(server, IPv4Address)]
-        options.append(f"dhcp-option=option:dns-server,{','.join(direct)}")
+    if not net.policy.firewall.enabled and (direct := told_directly(net)):
+        options.append(f"dhcp-option=option:dns-server,{','.join(direct)}")  # option 6 of DHCP
     return tuple(options)

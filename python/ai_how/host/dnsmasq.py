@@ -26,7 +26,9 @@ def reload_network(network: str) -> bool:
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return False
     except OSError as error:
-        raise HostError(f"the dnsmasq of network {network} cannot be told of its servers", why=str(error)) from error
+        raise HostError(
+            f"the dnsmasq of network {network} cannot be told to read its files again", why=str(error)
+        ) from error
     try:
         # Looked at while held: a number that the kernel has given to somebody else since is not signalled.
         if f"--conf-file={_LIBVIRTS}/{network}.conf" not in _arguments(pid):

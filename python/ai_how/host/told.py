@@ -6,7 +6,7 @@ whoever looks after a crash sees a difference, and tells the reader again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ai_how.errors import HostError
@@ -35,6 +35,12 @@ def read_lines(path: Path) -> tuple[str, ...] | None:
     return tuple(text.splitlines()[1:]) if text.startswith(MARK) else None
 
 
+def lines_of(path: Path) -> tuple[str, ...]:
+    """The same of a file that need not be there; what a kill left half-written beside it counts as not read yet."""
+    lines = read_lines(path) or ()
+    return (UNREAD, *lines) if _half(path).exists() else lines
+
+
 def file_of(directory: Path, name: str, suffix: str) -> Path:
     """Our file for `name` in `directory`."""
     return directory / f"{_PREFIX}{name}.{suffix}"
@@ -54,24 +60,36 @@ def ours(directory: Path, suffix: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def tell(path: Path, lines: Iterable[str], reader: Callable[[], object]) -> None:
-    """Write `lines` to `path`, and have `reader` read them. Raises HostError. May be called again after a kill."""
-    content = list(lines)
-    _write(path, [MARK + ".", UNREAD, *content])
+def tell(files: Mapping[Path, Iterable[str]], reader: Callable[[], object]) -> None:
+    """Write `files` (path → lines), and have `reader` read them. Raises HostError. May be called again after a kill."""
+    contents = {path: list(lines) for path, lines in files.items()}
+    for path, lines in contents.items():
+        _write(path, [MARK + ".", UNREAD, *lines])
     reader()
-    _write(path, [MARK + ".", *content])
+    for path, lines in contents.items():
+        _write(path, [MARK + ".", *lines])
 
 
-def untell(path: Path, reader: Callable[[], object]) -> None:
-    """Remove our file `path`, and have `reader` read what is left. Raises HostError.
+def untell(paths: Iterable[Path], reader: Callable[[], object]) -> None:
+    """Remove our files at `paths`, and have `reader` read what is left. Raises HostError.
 
-    Emptied before it is removed: after a kill in between it is still there, and found.
+    Emptied before they are removed: after a kill in between they are still there, and found.
     """
-    if read_lines(path) is not None:
+    paths = list(paths)
+    there = [path for path in paths if read_lines(path) is not None]
+    for path in there:
         _write(path, [MARK + ".", UNREAD])
+    if there:
         reader()
+    for path in there:
         path.unlink(missing_ok=True)
-    path.with_name(f".{path.name}.new").unlink(missing_ok=True)
+    for path in paths:
+        _half(path).unlink(missing_ok=True)
+
+
+def _half(path: Path) -> Path:
+    """What host/files.py leaves when it is killed."""
+    return path.with_name(f".{path.name}.new")
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

@@ -5,13 +5,28 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
 
 from ai_how.errors import HostError
-from ai_how.host import dhcp
+from ai_how.host import dhcp, dnsmasq, told
 from ai_how.host.libvirt import Handle, Libvirt
+from ai_how.host.memory import is_root
 from ai_how.resources import xml
-from ai_how.resources.base import Kind, identity_uuid
-from ai_how.resources.network import VirtualNetwork, read_network
+from ai_how.resources.base import Impact, Kind, changes, identity_uuid, worst
+from ai_how.resources.network import (
+    DnsHost,
+    Reservation,
+    VirtualNetwork,
+    as_it_runs,
+    range_element,
+    read_dns_hosts,
+    read_network,
+    read_reservations,
+)
+from ai_how.resources.servers import File, file_path
+
+Entry = TypeVar("Entry", Reservation, DnsHost)
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[VirtualNetwork]:
@@ -38,25 +53,24 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
 
 def create(libvirt: Libvirt, want: VirtualNetwork) -> None:
     """Define it and start it if it is to be active."""
+    _begin_anew(want)
     _define(libvirt, want)
     _set_power(libvirt, want)
 
 
 def change(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None:
-    """Apply reservations and names live; redefine for all else, which takes effect with the next start.
+    """Change what runs as far as that goes, and define the same; else stop it, define it and start it again.
 
     plan/refuse.py sees to it that the latter only happens to a network without running nodes.
     """
-    live = replace(have, reservations=want.reservations, dns_hosts=want.dns_hosts)
-    live = replace(live, cluster=want.cluster, policy=want.policy, active=want.active, autostart=want.autostart)
-    if have.active and want.active and live == want:
-        _update_live(libvirt, have, want)
-        if (have.cluster, have.policy) != (want.cluster, want.policy):
-            _define(libvirt, want)  # our mark; what runs is not touched
+    costs = worst(tuple(each.impact for each in changes(want, have)))
+    if have.active and want.active and costs is Impact.LIVE:
+        _change_running(libvirt, have, want)
     else:
-        if have.active and live != want:
+        if have.active:
             _stop(libvirt, want.name)
-        _define(libvirt, want)
+        _begin_anew(want)
+    _define(libvirt, want)
     _set_power(libvirt, want)
 
 
@@ -81,15 +95,50 @@ def is_ours(handle: Handle) -> bool:
 
 def _read(libvirt: Libvirt, handle: Handle) -> VirtualNetwork | None:
     api, ours = libvirt.api, is_ours(handle)
+    defined = api.VIR_NETWORK_XML_INACTIVE
     try:
-        text = handle.XMLDesc(api.VIR_NETWORK_XML_INACTIVE if ours else 0)
-        network = read_network(text, active=bool(handle.isActive()), autostart=bool(handle.autostart()))
+        active, autostart = bool(handle.isActive()), bool(handle.autostart())
+        network = read_network(
+            handle.XMLDesc(defined if ours and not active else 0), active=active, autostart=autostart
+        )
+        if not ours:
+            return replace(network, cluster="")
+        if not active:
+            return network
+        definition = read_network(handle.XMLDesc(defined), active=active, autostart=autostart)
+        # libvirt shows one that somebody undefined while it was active as if it were defined.
+        return _observed(network, replace(definition, saved=bool(handle.isPersistent())))
     except api.libvirtError as error:
         if error.get_error_code() == api.VIR_ERR_NO_NETWORK:  # gone since it was listed
             return None
         with libvirt.doing(f"cannot read network {handle.name()}"):
             raise
-    return network if ours else replace(network, cluster="")
+
+
+def _observed(live: VirtualNetwork, definition: VirtualNetwork) -> VirtualNetwork:
+    if not live.has_files:
+        return as_it_runs(live, definition)
+    hosts, names = (told.lines_of(path) for path in _paths(live.name))
+    try:
+        reservations, dns_hosts = read_reservations(_read_ones(hosts)), read_dns_hosts(_read_ones(names))
+    except ValueError:  # somebody edited them
+        return replace(as_it_runs(live, definition), saved=False)
+    network = as_it_runs(live, definition, reservations=reservations, dns_hosts=dns_hosts)
+    return replace(network, saved=network.saved and told.UNREAD not in (*hosts, *names))
+
+
+def _read_ones(lines: Iterable[str]) -> list[str]:
+    return [line for line in lines if line != told.UNREAD]
+
+
+def _paths(network: str) -> tuple[Path, Path]:
+    return Path(file_path(network, File.HOSTS)), Path(file_path(network, File.NAMES))
+
+
+def _begin_anew(want: VirtualNetwork) -> None:
+    """One that starts has all of its nodes from its definition: what our files add to that is gone."""
+    if want.has_files and is_root():
+        told.tell(dict.fromkeys(_paths(want.name), ()), lambda: None)
 
 
 def _define(libvirt: Libvirt, want: VirtualNetwork) -> None:
@@ -121,29 +170,73 @@ def _stop(libvirt: Libvirt, name: str) -> None:
             handle.destroy()
 
 
-def _update_live(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None:
-    """Add and remove reservations and names in the running dnsmasq and in the definition, together."""
-    api = libvirt.api
-    gone, new = api.VIR_NETWORK_UPDATE_COMMAND_DELETE, api.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST
-    hosts, names = api.VIR_NETWORK_SECTION_IP_DHCP_HOST, api.VIR_NETWORK_SECTION_DNS_HOST
+def _change_running(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None:
+    """Take ranges, reservations and names of what runs to what shall be. dnsmasq knows them when this returns.
+
+    One update by libvirt takes a third of a second, because it makes its rules anew for it. So what is added is written
+    to files of ours, all of it at once; what goes is taken out of what libvirt has.
+    """
     handle = libvirt.get(libvirt.connection.networkLookupByName, want.name)
-    flags = api.VIR_NETWORK_UPDATE_AFFECT_LIVE | api.VIR_NETWORK_UPDATE_AFFECT_CONFIG
+    with libvirt.doing(f"cannot read network {want.name}"):
+        live = read_network(handle.XMLDesc(0), active=True, autostart=have.autostart)
+    _update_ranges(libvirt, handle, live, want)
+    hosts, names = libvirt.api.VIR_NETWORK_SECTION_IP_DHCP_HOST, libvirt.api.VIR_NETWORK_SECTION_DNS_HOST
+    in_files = live.has_files and is_root()
+    reservations = _update(libvirt, handle, hosts, live.reservations, want.reservations, in_files=in_files)
+    dns_hosts = _update(libvirt, handle, names, live.dns_hosts, want.dns_hosts, in_files=in_files)
+    if in_files:
+        files = dict(zip(_paths(want.name), (reservations, dns_hosts), strict=True))
+        told.tell(files, lambda: dnsmasq.reload_network(want.name))
+    _release({*have.reservations, *live.reservations}, want)
 
-    def update(command: int, section: int, elements: Iterable[xml.Element]) -> None:
-        for element in elements:
-            with libvirt.doing(f"cannot update network {want.name}"):
-                handle.update(command, section, -1, xml.render(element), flags)
 
-    old, fresh = set(have.reservations), set(want.reservations)
-    update(gone, hosts, (each.to_element() for each in sorted(old - fresh)))
-    update(new, hosts, (each.to_element() for each in sorted(fresh - old)))
-    known, listed = set(have.dns_hosts), set(want.dns_hosts)
-    update(gone, names, (each.to_element() for each in sorted(known - listed)))
-    update(new, names, (each.to_element() for each in sorted(listed - known)))
-    # Else dnsmasq answers for the name, and keeps the address from its next owner, until the lease expires.
-    holders = {each.mac for each in fresh}
-    for each in old - fresh:
-        if each.mac not in holders:
+def _update_ranges(libvirt: Libvirt, handle: Handle, live: VirtualNetwork, want: VirtualNetwork) -> None:
+    # New ones first: dnsmasq starts anew for each, and does not with more leases than the ranges have addresses.
+    section = libvirt.api.VIR_NETWORK_SECTION_IP_DHCP_RANGE
+    ranges = [[each for each in want.dhcp_ranges if each not in live.dhcp_ranges]]
+    ranges.append([each for each in live.dhcp_ranges if each not in want.dhcp_ranges])
+    commands = (libvirt.api.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, libvirt.api.VIR_NETWORK_UPDATE_COMMAND_DELETE)
+    for command, changed in zip(commands, ranges, strict=True):
+        for each in changed:
+            _update_one(libvirt, handle, command, section, range_element(each))
+
+
+def _update(
+    libvirt: Libvirt,
+    handle: Handle,
+    section: int,
+    live: Iterable[Entry],
+    want: Iterable[Entry],
+    *,
+    in_files: bool,
+) -> list[str]:
+    """Take entries that go from what libvirt runs, and add to it what cannot be in a file: the lines for the rest."""
+    old, fresh = set(live), set(want)
+    add, delete = libvirt.api.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, libvirt.api.VIR_NETWORK_UPDATE_COMMAND_DELETE
+    for each in sorted(old - fresh):
+        _update_one(libvirt, handle, delete, section, each.to_element())
+    lines = []
+    for each in sorted(fresh - old):
+        if in_files and each.is_plain:
+            lines.append(each.to_line())
+        else:
+            _update_one(libvirt, handle, add, section, each.to_element())
+    return lines
+
+
+def _update_one(libvirt: Libvirt, handle: Handle, command: int, section: int, element: xml.Element) -> None:
+    with libvirt.doing(f"cannot update network {handle.name()}"):
+        handle.update(command, section, -1, xml.render(element), libvirt.api.VIR_NETWORK_UPDATE_AFFECT_LIVE)
+
+
+def _release(old: Collection[Reservation], want: VirtualNetwork) -> None:
+    """Have dnsmasq forget the leases of addresses that are nobody's or somebody else's now.
+
+    Else it answers for the name, and keeps the address from its next owner, until the lease expires.
+    """
+    holders, owned = {each.mac for each in want.reservations}, {each.ip for each in want.reservations}
+    for each in sorted({*old} - {*want.reservations}):
+        if each.mac not in holders or each.ip in owned:
             # Not root on a kernel before 5.7 may not; the change is complete without it, and the lease expires.
             with contextlib.suppress(HostError):
                 dhcp.release(want.bridge, want.gateway, each.ip, each.mac)

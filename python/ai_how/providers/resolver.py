@@ -61,7 +61,7 @@ def create(libvirt: Libvirt, want: ResolverRoute) -> None:
     with _ONE:
         if want.manager in _FILES:
             _require(want.manager)
-            told.tell(_path(want.manager, want.network), write_file(want), partial(_reload, want.manager))
+            told.tell({_path(want.manager, want.network): write_file(want)}, partial(_reload, want.manager))
         else:
             # Remembered before it is done, so that it is found whatever happens in between.
             _remember(_remembered() | {want.network: want})
@@ -79,7 +79,7 @@ def remove(libvirt: Libvirt, have: ResolverRoute) -> None:
     """Take it back. A resolver that does not run need not be told."""
     with _ONE:
         if have.manager in _FILES:
-            told.untell(_path(have.manager, have.network), partial(_reload_if_it_runs, have.manager))
+            told.untell([_path(have.manager, have.network)], partial(_reload_if_it_runs, have.manager))
         else:
             _revert(have.bridge)
             _remember({name: each for name, each in _remembered().items() if name != have.network})

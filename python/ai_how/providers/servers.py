@@ -1,4 +1,4 @@
-"""The servers files of libvirt networks: where their dnsmasq sends questions for the zones of other clusters."""
+"""The files of libvirt networks that say where their dnsmasq sends questions, and whom it tells nodes to ask."""
 
 from __future__ import annotations
 
@@ -8,38 +8,48 @@ from pathlib import Path
 
 from ai_how.host import dnsmasq, told
 from ai_how.host.libvirt import Libvirt
-from ai_how.resources.servers import Servers, servers_path
+from ai_how.resources.servers import File, Servers, file_path, servers_path
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[Servers]:
-    """Every servers file of ours on this host; everybody may read them."""
-    files = told.ours(Path(servers_path("").parent), "servers")
-    return [Servers(network, lines) for network, lines in sorted(files.items())]
+    """The files of ours on this host; everybody may read them."""
+    directory = Path(servers_path("").parent)
+    lines, options = (told.ours(directory, file) for file in (File.SERVERS, File.OPTIONS))
+    # One that is gone is as good as one that nobody has read.
+    return [
+        Servers(network, lines.get(network, (told.UNREAD,)), options.get(network, (told.UNREAD,)))
+        for network in sorted({*lines, *options})
+    ]
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
     """Files of these networks that are there without our mark."""
-    paths = {name: Path(servers_path(name)) for name in names}
+    paths = {path: name for name in names for file in File if (path := Path(file_path(name, file))).exists()}
     return {
         name: f"a file {path} that ai-how did not write (what removes it: rm {path})"
-        for name, path in paths.items()
-        if path.exists() and told.read_lines(path) is None
+        for path, name in paths.items()
+        if told.read_lines(path) is None
     }
 
 
 def create(libvirt: Libvirt, want: Servers) -> None:
-    """Write it; a dnsmasq that runs reads it at once."""
-    path = Path(servers_path(want.network))
+    """Write them; a dnsmasq that runs reads them at once."""
+    servers, options = _paths(want.network)
     with contextlib.suppress(OSError):  # the file cannot be written then, either, and that is said
-        path.parent.mkdir(mode=0o755, exist_ok=True)  # libvirt makes it with its first network
-    told.tell(path, want.lines, lambda: dnsmasq.reload_network(want.network))
+        servers.parent.mkdir(mode=0o755, exist_ok=True)  # libvirt makes it with its first network
+    told.tell({servers: want.lines, options: want.options}, lambda: dnsmasq.reload_network(want.network))
 
 
 def change(libvirt: Libvirt, have: Servers, want: Servers) -> None:
-    """Write it anew; a dnsmasq that runs reads it at once."""
+    """Write them anew; a dnsmasq that runs reads them at once."""
     create(libvirt, want)
 
 
 def remove(libvirt: Libvirt, have: Servers) -> None:
-    """Remove it."""
-    told.untell(Path(servers_path(have.network)), lambda: dnsmasq.reload_network(have.network))
+    """Remove them, and those of the network's nodes; by the first of them the rest are found after a kill."""
+    files = [Path(file_path(have.network, each)) for each in reversed(File)]
+    told.untell(files, lambda: dnsmasq.reload_network(have.network))
+
+
+def _paths(network: str) -> tuple[Path, Path]:
+    return Path(file_path(network, File.SERVERS)), Path(file_path(network, File.OPTIONS))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import ClassVar
 
 from lxml import etree
 
+from ai_how.config.fields import LABEL_PATTERN, MAC_PATTERN
 from ai_how.resources import xml
 from ai_how.resources.base import Impact, Kind, ResourceId, identity_uuid, managed
 from ai_how.resources.firewall import TABLE
 from ai_how.resources.hook import PATH as HOOK_PATH
 from ai_how.resources.policy import read_policy, write_policy
-from ai_how.resources.servers import servers_option
+from ai_how.resources.servers import File, file_option
 from ai_how.resources.sysctl import FORWARDING
 from ai_how.spec.policy import Policy
 
@@ -23,6 +26,11 @@ DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 
 #: First and last address of a DHCP range, both inclusive.
 Range = tuple[IPv4Address, IPv4Address]
+
+
+def range_element(each: Range) -> xml.Element:
+    """The <range> that libvirt takes in <dhcp> and in live updates."""
+    return xml.root("range", start=str(each[0]), end=str(each[1]))
 
 
 class Forward(StrEnum):
@@ -46,6 +54,15 @@ class Reservation:
         """The <host> that libvirt takes in <dhcp> and in live updates."""
         return etree.Element("host", {"mac": self.mac, "name": self.name, "ip": str(self.ip)})
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is as we make them. Others can have anything in their words."""
+        return all((re.fullmatch(MAC_PATTERN, self.mac), re.fullmatch(LABEL_PATTERN, self.name)))
+
+    def to_line(self) -> str:
+        """The same in a file of dnsmasq's dhcp-hostsfile."""
+        return f"{self.mac},{self.ip},{self.name}"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class DnsHost:
@@ -61,19 +78,33 @@ class DnsHost:
             xml.child(made, "hostname", name)
         return made
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is as we make them."""
+        return all(re.fullmatch(LABEL_PATTERN, name) for name in self.names)
+
+    def to_line(self) -> str:
+        """The same in a file of dnsmasq's addn-hosts, which is one as hosts(5) describes it."""
+        return " ".join((str(self.ip), *self.names))
+
 
 @dataclass(frozen=True, slots=True)
 class VirtualNetwork:
-    """One network. `reservations` and `dns_hosts` are sorted; `dhcp_ranges` are inclusive; `mtu` is in bytes.
+    """One network. `dhcp_ranges` (inclusive), `reservations` and `dns_hosts` are sorted; `mtu` is in bytes.
 
-    `cluster`, `dns_mode` and `policy` are carried in our mark, so that a host tells by itself what it runs.
+    `cluster`, `dns_mode`, `policy`, `upstream` and `dns_servers` are carried in our mark, so that a host tells by
+    itself what it runs. The servers that the gateway asks are `forwarders` in the definition, or `upstream` where files
+    of ours say them (resources/servers.py); `dns_servers` are those that these tell nodes to ask instead of it.
+
+    What is observed of an active network is what runs. `saved` is False where its definition says something else, so
+    that a restart would change it, or where a file of ours was not read yet.
     """
 
     kind: ClassVar[Kind] = Kind.NETWORK
 
     name: str
     cluster: str = managed(Impact.LIVE)
-    dns_mode: str = managed(Impact.RESTART)
+    dns_mode: str = managed(Impact.LIVE)
     forward: Forward = managed(Impact.RESTART)
     bridge: str = managed(Impact.RESTART)
     mac: str = managed(Impact.RESTART)
@@ -81,7 +112,7 @@ class VirtualNetwork:
     domain: str = managed(Impact.RESTART)
     subnet: IPv4Network = managed(Impact.RESTART)
     gateway: IPv4Address = managed(Impact.RESTART)
-    dhcp_ranges: tuple[Range, ...] = managed(Impact.RESTART)
+    dhcp_ranges: tuple[Range, ...] = managed(Impact.LIVE)
     reservations: tuple[Reservation, ...] = managed(Impact.LIVE)
     dns_hosts: tuple[DnsHost, ...] = managed(Impact.LIVE)
     forwarders: tuple[str, ...] = managed(Impact.RESTART)
@@ -89,6 +120,9 @@ class VirtualNetwork:
     active: bool = managed(Impact.LIVE)
     autostart: bool = managed(Impact.LIVE)
     policy: Policy = managed(Impact.LIVE, default_factory=Policy)
+    upstream: tuple[str, ...] = managed(Impact.LIVE, default=())
+    dns_servers: tuple[str, ...] = managed(Impact.LIVE, default=())
+    saved: bool = managed(Impact.LIVE, default=True)
 
     @property
     def key(self) -> str:
@@ -107,15 +141,22 @@ class VirtualNetwork:
             ResourceId(Kind.SYSCTL, FORWARDING),
             ResourceId(Kind.HOOK, HOOK_PATH),
         )
-        file = (ResourceId(Kind.SERVERS, self.name),) if servers_option(self.name) in self.dnsmasq_options else ()
-        return (*(of_host if self.policy.firewall.enabled else ()), *file)
+        files = (ResourceId(Kind.SERVERS, self.name),) if self.has_files else ()
+        return (*(of_host if self.policy.firewall.enabled else ()), *files)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether its dnsmasq reads files of ours."""
+        return {file_option(self.name, each) for each in File} <= {*self.dnsmasq_options}
 
     def to_xml(self) -> str:
         """The network as libvirt reads it."""
         document = etree.Element("network", nsmap={"dnsmasq": DNSMASQ})
         xml.child(document, "name", self.name)
         xml.child(document, "uuid", str(identity_uuid(self.kind, self.name)))
-        xml.mark(document, cluster=self.cluster, dns_mode=self.dns_mode, policy=write_policy(self.policy))
+        facts = {"cluster": self.cluster, "dns_mode": self.dns_mode, "policy": write_policy(self.policy)}
+        servers = {"upstream": " ".join(self.upstream), "dns_servers": " ".join(self.dns_servers)}
+        xml.mark(document, **facts, **{name: value for name, value in servers.items() if value})
         if self.forward is not Forward.NONE:
             xml.child(document, "forward", mode=self.forward)
         # Spanning tree and a forward delay would hold every new port for seconds; no loop can form here.
@@ -133,8 +174,7 @@ class VirtualNetwork:
         ip = xml.child(document, "ip", address=str(self.gateway), netmask=str(self.subnet.netmask))
         if self.dhcp_ranges:
             dhcp = xml.child(ip, "dhcp")
-            for start, end in self.dhcp_ranges:
-                xml.child(dhcp, "range", start=str(start), end=str(end))
+            dhcp.extend(range_element(each) for each in self.dhcp_ranges)
             dhcp.extend(reservation.to_element() for reservation in self.reservations)
         options = etree.SubElement(document, f"{{{DNSMASQ}}}options")
         for option in self.dnsmasq_options:
@@ -167,7 +207,7 @@ def read_network(text: str, *, active: bool, autostart: bool) -> VirtualNetwork:
         subnet=IPv4Network(f"{gateway}/{mask}", strict=False),
         gateway=gateway,
         dhcp_ranges=tuple(
-            (IPv4Address(each.get("start")), IPv4Address(each.get("end"))) for each in ip.iterfind("dhcp/range")
+            sorted((IPv4Address(each.get("start")), IPv4Address(each.get("end"))) for each in ip.iterfind("dhcp/range"))
         ),
         reservations=tuple(
             sorted(
@@ -190,7 +230,53 @@ def read_network(text: str, *, active: bool, autostart: bool) -> VirtualNetwork:
         active=active,
         autostart=autostart,
         policy=read_policy(facts.get("policy")),
+        upstream=_servers(facts.get("upstream", "")),
+        dns_servers=_servers(facts.get("dns_servers", "")),
     )
+
+
+def read_reservations(lines: Iterable[str]) -> tuple[Reservation, ...]:
+    """What such a file says. Raises ValueError where it is not one of ours."""
+    parts = (line.split(",") for line in lines)
+    return tuple(Reservation(IPv4Address(ip), mac, name) for mac, ip, name in parts)
+
+
+def read_dns_hosts(lines: Iterable[str]) -> tuple[DnsHost, ...]:
+    """The same of names."""
+    parts = (line.split() for line in lines)
+    return tuple(DnsHost(IPv4Address(ip), tuple(names)) for ip, *names in parts)
+
+
+def as_it_runs(
+    live: VirtualNetwork,
+    definition: VirtualNetwork,
+    *,
+    reservations: Iterable[Reservation] = (),
+    dns_hosts: Iterable[DnsHost] = (),
+) -> VirtualNetwork:
+    """An active network of ours: what libvirt runs, and what our files add to it (`reservations`, `dns_hosts`).
+
+    Our mark counts as it is defined: libvirt keeps the one of the network's start with what runs.
+    """
+    found = replace(
+        live,
+        cluster=definition.cluster,
+        dns_mode=definition.dns_mode,
+        policy=definition.policy,
+        upstream=definition.upstream,
+        dns_servers=definition.dns_servers,
+        reservations=tuple(sorted({*live.reservations, *reservations})),
+        dns_hosts=tuple(sorted({*live.dns_hosts, *dns_hosts})),
+    )
+    return replace(found, saved=found == definition)
+
+
+def _servers(text: str) -> tuple[str, ...]:
+    """The addresses of servers in our mark; none where somebody edited it to something else."""
+    try:
+        return tuple(str(ip_address(each)) for each in text.split())
+    except ValueError:
+        return ()
 
 
 def _forward(document: xml.Element) -> Forward:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ai_how.compile.network import masqueraded
 from ai_how.compile.network import network as common
+from ai_how.compile.network import simple_forward
 from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.registration import ZONE, Registration, dns_address
 from ai_how.spec.cluster import Cluster
@@ -11,10 +11,10 @@ from ai_how.spec.policy import Discovery
 
 
 def network(cluster: Cluster, *, active: bool) -> VirtualNetwork:
-    """The cluster's libvirt network."""
-    discovery = _discovery(cluster)
-    server = f"server=/{ZONE}/{dns_address(discovery)}#{discovery.dns_port}"
-    return common(cluster, forward=masqueraded(cluster.network), active=active, options=(server,))
+    """The cluster's libvirt network. Where it has rules, a file says where Consul is (compile/host.py)."""
+    net = cluster.network
+    options = () if net.policy.firewall.enabled else (consul_server(_discovery(cluster)),)
+    return common(cluster, forward=simple_forward(net), active=active, options=options)
 
 
 def registrations(cluster: Cluster) -> tuple[Registration, ...]:
@@ -35,6 +35,11 @@ def registrations(cluster: Cluster) -> tuple[Registration, ...]:
         for node in cluster.nodes
         if node.ip is not None
     )
+
+
+def consul_server(discovery: Discovery) -> str:
+    """dnsmasq's line that has Consul's zone asked of Consul."""
+    return f"server=/{ZONE}/{dns_address(discovery)}#{discovery.dns_port}"
 
 
 def _discovery(cluster: Cluster) -> Discovery:
