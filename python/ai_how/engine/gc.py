@@ -178,7 +178,8 @@ def _halves(state: Path) -> Iterator[Path]:
 def _papers() -> Iterator[Path]:
     """Whole files of ours that stand for no resource by themselves, and our directory where it is empty."""
     directory = memory.DIRECTORY
-    if directory.is_dir() and not any(directory.iterdir()):
+    # Where something is mounted, as in a lab, it stays.
+    if directory.is_dir() and not directory.is_mount() and not any(directory.iterdir()):
         yield directory
     # What agents were told is looked after by itself, where it can be read.
     names = [each for each in MEMORY_FILES if each != registration.MEMORY or not registration.astray(())]
