@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from ai_how.host.libvirt import Handle, Libvirt
+from ai_how.providers import attachment
 from ai_how.resources.base import Kind, identity_uuid
 from ai_how.resources.domain import Domain, read_domain
 
@@ -26,11 +27,13 @@ def observe_all(libvirt: Libvirt) -> list[Domain]:
     ours = [handle for handle in handles if is_ours(handle)]
     texts = libvirt.map(lambda handle: _describe(libvirt, handle), ours)
     # The list gives a number to what runs: asked for in two lists, a machine that starts in between is in neither.
-    return [
+    found = [
         read_domain(text, running=handle.ID() != -1)
         for handle, text in zip(ours, texts, strict=True)
         if text is not None
     ]
+    apart = attachment.unlinked(libvirt, {each.name: each.network for each in found if each.running})
+    return [replace(each, linked=False) if each.name in apart else each for each in found]
 
 
 def paused(libvirt: Libvirt) -> frozenset[str]:
@@ -66,11 +69,13 @@ def create(libvirt: Libvirt, want: Domain) -> None:
 
 
 def change(libvirt: Libvirt, have: Domain, want: Domain) -> None:
-    """Redefine what differs (a running machine takes it up at its next start), and start or stop it."""
-    redefine = replace(have, running=want.running) != want
+    """Redefine what differs (a running machine takes it up at its next start), start or stop it, mend its link."""
+    redefine = replace(have, running=want.running, linked=want.linked) != want
     handle = _define(libvirt, want) if redefine else libvirt.get(libvirt.connection.lookupByName, want.name)
     if want.running:
         _start(libvirt, handle, want.name)
+        if want.linked and not have.linked:
+            attachment.attach(libvirt, want.network, machines=[want.name])
     else:
         power_off(libvirt, handle, want.name)
 

@@ -18,7 +18,8 @@ _TCG_CACHE_MIB = 32
 class Domain:
     """One machine. `memory_kib` in KiB; `kvm` chooses hardware virtualisation over TCG.
 
-    `disk` and `seed` name volumes of `pool`, which stand in `directory`.
+    `disk` and `seed` name volumes of `pool`, which stand in `directory`. `linked` is whether its tap is on the bridge
+    of its network; one that does not run has none to be elsewhere.
     """
 
     kind: ClassVar[Kind] = Kind.DOMAIN
@@ -35,6 +36,7 @@ class Domain:
     mac: str = managed(Impact.RESTART)
     graphics: bool = managed(Impact.RESTART)
     running: bool = managed(Impact.LIVE)
+    linked: bool = managed(Impact.LIVE, default=True)
 
     @property
     def key(self) -> str:
