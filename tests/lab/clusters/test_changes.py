@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import re
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 
 import yaml
 from pycdlib import PyCdlib
+
+from ai_how.probe.dhcp import take_lease
+from ai_how.probe.endpoint import LINK, attached
 
 Ran = subprocess.CompletedProcess[str]
 AiHow = Callable[..., Ran]
@@ -149,3 +154,29 @@ def assert_seed(path: Path, digest_in_guest: str) -> None:
         "local-hostname": "tried-controller.tried.internal",
     }
     assert files["user-data"].startswith("#cloud-config\n")
+
+
+def test_a_node_that_leaves_takes_an_address_of_dhcps_choice_along(
+    ai_how: AiHow, virsh: Virsh, configuration: Callable[..., dict[str, Any]], folder: Path
+) -> None:
+    document = configuration(nodes=3)
+    nodes = document["clusters"]["hpc"]["compute_nodes"]
+    nodes[1]["ip"] = "DHCP"
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump(document))
+    assert ai_how("up", path, "--no-start").returncode == 0
+    macs = re.findall(
+        r"52:54:[0-9a-f:]+", virsh("domiflist", "tried-compute-02") + virsh("domiflist", "tried-controller")
+    )
+    with contextlib.ExitStack() as stack:
+        for mac in macs:
+            place, _ = stack.enter_context(attached("br-tried", mac, name=mac))
+            client = stack.enter_context(place.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            take_lease(client, LINK, mac, within=5.0)
+    held = {each["node"] for each in json.loads(ai_how("leases", path, "--json").stdout)}
+    assert held == {"tried-controller", "tried-compute-02"}
+    del nodes[1]
+    path.write_text(yaml.safe_dump(document))
+    assert ai_how("up", path, "--no-start", "--yes").returncode == 0
+    held = {each["node"] for each in json.loads(ai_how("leases", path, "--json").stdout)}
+    assert held == {"tried-controller"}
