@@ -129,7 +129,7 @@ class InUse(StateError):
 
 
 class Unconfirmed(HostError):
-    """A change of the cluster waits for its confirmation, and would be undone if it did not come; nothing was changed."""
+    """A change of the cluster waits for its confirmation, and is undone without it; nothing else was changed."""
 
 
 class UnsafeChange(HostError):

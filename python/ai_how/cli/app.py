@@ -41,6 +41,7 @@ VERBS = {
         "plan:plan", "Show what `up` would create, change and remove, why, what it costs, and whom it disturbs."
     ),
     "up": Verb("up:up", "Bring clusters up as configured, and wait until every node has its address."),
+    "confirm": Verb("confirm:confirm", "Keep a change that was made with `up --confirm-within`, or undo it at once."),
     "status": Verb("status:status", "Show the network and the nodes of clusters, with their leases."),
     "leases": Verb("leases:leases", "List the DHCP leases of clusters, also those of strangers on their networks."),
     "down": Verb("down:down", "Shut the nodes of clusters down and stop their networks; disks and addresses are kept."),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ai_how.cli.duration import seconds
 from ai_how.cli.options import Options
 from ai_how.cli.site import ClusterOption, site, specs_of
 from ai_how.cli.terminal import confirm, counted, note, print_json, say
@@ -33,6 +34,15 @@ def up(
     start: Annotated[bool, typer.Option(help="Start the nodes, or only define them.")] = True,
     wait: Annotated[bool, typer.Option(help="Wait until every node has its lease.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for the leases.")] = 300.0,
+    confirm_within: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Undo the change by itself unless `ai-how confirm` comes within this time after it (60s, 5m), or if "
+            "nodes stop answering.",
+            show_default=False,
+        ),
+    ] = None,
     yes: Annotated[
         bool,
         typer.Option(
@@ -49,12 +59,28 @@ def up(
     from ai_how.engine import cluster as engine
 
     options: Options = ctx.obj
+    unconfirmed = None if confirm_within is None else seconds(confirm_within)
     document, keys, digests, start = _wanted(config, cluster, options, start=start)
+    if unconfirmed is not None and len(keys) > 1:
+        raise UsageError(
+            "--confirm-within takes one cluster at a time",
+            why=f"the time of the first would run out while the others of {', '.join(keys)} are brought up",
+            remedy="Name one: --cluster NAME",
+        )
 
     def bring_up(key: str, **agreed: Any) -> Outcome:
         with site(options) as place:
             told = replace(place, progress=once(place.progress))
-            return engine.up(told, document, key, start=start, wait=wait, within=timeout, **agreed)
+            return engine.up(
+                told,
+                document,
+                key,
+                start=start,
+                wait=wait,
+                within=timeout,
+                confirm_within=unconfirmed,
+                **agreed,
+            )
 
     once = _Once()
     outcomes = [
@@ -64,6 +90,8 @@ def up(
     for outcome in outcomes:
         if options.json:
             answers.append({"changed": outcome.changed, "steps": [str(step) for step in outcome.steps]})
+            if outcome.confirm_within is not None:
+                answers[-1]["confirm_within"] = outcome.confirm_within
             answers[-1] |= outcome.status.to_json()
             continue
         taken = f"{counted(len(outcome.steps), 'step')} taken" if outcome.changed else "nothing to do"

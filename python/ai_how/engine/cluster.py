@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ai_how.config.load import Document
 from ai_how.engine.carry_out import carry_out
 from ai_how.engine.discovery import leave_registered, settle
 from ai_how.engine.events import Event, Note, Phase, Planned, Progress, StepDone, silent
+from ai_how.engine.guard import guarded, order_for, refuse_irreversible, refuse_unconfirmed
 from ai_how.engine.hostwide import refuse_without_root, say_obstacles, say_ways_back, shared, wanted_of_host
 from ai_how.engine.observe import Observed, observe
 from ai_how.engine.prepare import check, foresee, observe_awake, prepare, refuse_stale, refuse_without_consent
@@ -34,10 +36,14 @@ SHUTDOWN_WITHIN = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a verb did: the steps it took (none where nothing differed) and the cluster afterwards."""
+    """What a verb did: the steps it took (none where nothing differed) and the cluster afterwards.
+
+    `confirm_within`: seconds after which the change is undone unless it is confirmed; None where it stays.
+    """
 
     steps: tuple[Step, ...]
     status: ClusterStatus
+    confirm_within: float | None = None
 
     @property
     def changed(self) -> bool:
@@ -54,6 +60,7 @@ def up(
     remove_nodes: bool = False,
     disturb_nodes: bool = False,
     expect: str | None = None,
+    confirm_within: float | None = None,
     wait: bool = True,
     within: float = LEASES_WITHIN,
 ) -> Outcome:
@@ -65,13 +72,17 @@ def up(
     disks is refused without `remove_nodes` (NodesLeave), one that disturbs running nodes without `disturb_nodes`
     (NodesDisturbed), and any other plan than the one with the digest `expect`, where that is given (PlanStale).
 
+    With `confirm_within` a change is undone by itself unless it is confirmed so many seconds after this has returned
+    (engine/guard.py), at once where nodes stop answering, and also where it ends here with an error but NotReady.
+
     Raises ConfigurationError, NotOurs, UnsafeChange or HostError before anything is changed; HostError or Interrupted
     after undoing what this run made; NotReady, leaving the machines as they are.
     """
     libvirt, progress = site.libvirt, site.progress
     name = document.model.clusters[key].name
     before: dict[str, int] = {}
-    with open_state(site.state) as state, held(libvirt.uri, name):
+    with open_state(site.state) as state, held(libvirt.uri, name), ExitStack() as guards:
+        refuse_unconfirmed(libvirt.uri, name)
         with shared(progress):
             _say_if_cut_off(state, name, progress)
             if expect is not None:
@@ -85,8 +96,14 @@ def up(
             if plan:
                 refuse_without_root(name, plan)
                 check(libvirt, document, ready, progress)
+                if confirm_within is not None:
+                    refuse_irreversible(name, plan)
                 progress(Planned(name, plan))
                 refuse_without_consent(name, plan, remove_nodes=remove_nodes, disturb_nodes=disturb_nodes)
+                guard = None
+                if confirm_within is not None:
+                    order = order_for(site, name, observed, ready.want, confirm_within)
+                    guard = guards.enter_context(guarded(site, state, order))
                 before |= _expiries(libvirt, spec, plan)
                 network = next(identify(each) for each in ready.want if isinstance(each, VirtualNetwork))
 
@@ -97,6 +114,8 @@ def up(
                     progress(event)
 
                 observed = carry_out(replace(site, progress=watch), state, "up", name, plan, lambda _: ready.want)
+                if guard is not None:
+                    guard.changed = True
                 _say_pending(plan, progress)
             settle(observed, progress)
             say_ways_back(spec, progress)
@@ -110,7 +129,7 @@ def up(
             _wait(site, spec, nodes, before, within)
             if plan:
                 observed = observe(libvirt, name)
-        return Outcome(plan.steps, read_status(libvirt, name, observed))
+        return Outcome(plan.steps, read_status(libvirt, name, observed), confirm_within if plan else None)
 
 
 def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
@@ -120,6 +139,7 @@ def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
     """
     libvirt, progress = site.libvirt, site.progress
     with open_state(site.state) as state, held(libvirt.uri, name):
+        refuse_unconfirmed(libvirt.uri, name)
         observed = observe(libvirt, name)
         plan = make_plan(_at_rest(observed, name), observed.everything)
         if plan:
@@ -143,6 +163,7 @@ def destroy(site: Site, name: str) -> Outcome:
     """Remove the cluster's machines, disks and network, and nothing else. One that is not there is no error."""
     libvirt = site.libvirt
     with open_state(site.state) as state, held(libvirt.uri, name), shared(site.progress):
+        refuse_unconfirmed(libvirt.uri, name)
         observed = observe_awake(libvirt, name)
         leave_registered(observed, name, site.progress)
         want = wanted_of_host(observed, name, ())

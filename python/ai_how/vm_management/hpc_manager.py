@@ -13,6 +13,7 @@ from typing import Any
 
 from ai_how.config.load import load_mapping
 from ai_how.engine import cluster as engine
+from ai_how.engine import guard
 from ai_how.engine.cluster import LEASES_WITHIN, SHUTDOWN_WITHIN, Outcome
 from ai_how.engine.events import Progress, silent
 from ai_how.engine.prepare import foresee
@@ -64,6 +65,7 @@ class HPCClusterManager:
         timeout: float = LEASES_WITHIN,
         remove_nodes: bool = False,
         disturb_nodes: bool = False,
+        confirm_within: float | None = None,
     ) -> Outcome:
         """Make the cluster run, and wait up to `timeout` seconds until every node has its lease (unless not `wait`).
 
@@ -71,6 +73,9 @@ class HPCClusterManager:
         it that is refused (NodesLeave); so is, without `disturb_nodes`, what running nodes would notice
         (NodesDisturbed). Raises HostError or Interrupted after undoing what the call made, NotReady
         (machines left running) where a node has no lease in time.
+
+        With `confirm_within` the change is undone by itself unless `confirm_cluster` is called within so many seconds
+        after this has returned, at once where nodes stop answering; also when this program has ended by then.
         """
         with self._site() as site:
             return engine.up(
@@ -81,7 +86,17 @@ class HPCClusterManager:
                 disturb_nodes=disturb_nodes,
                 wait=wait,
                 within=timeout,
+                confirm_within=confirm_within,
             )
+
+    def confirm_cluster(self) -> None:
+        """Keep the change that `confirm_within` has waiting. Raises NotReady where none waits, saying what became of
+        the last one."""
+        guard.confirm(self._uri, self._spec.name, self._state)
+
+    def undo_cluster(self) -> None:
+        """Undo the change that `confirm_within` has waiting, now. Raises NotReady where none waits, HostError."""
+        guard.undo(self._uri, self._spec.name, self._state)
 
     def plan_cluster(self) -> Plan:
         """What `start_cluster` would do: steps with their reasons, costs, and whom they disturb. Nothing is changed."""

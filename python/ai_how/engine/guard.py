@@ -1,0 +1,410 @@
+"""A change that is undone by itself unless it is confirmed: how it is begun, asked about, confirmed and undone.
+
+The guard of a change is a process of its own (engine/guardian.py), which nothing that happens to `up`, to its terminal
+or to its network ends. It is met at a name among the abstract sockets, as locks are (host/lock.py): whoever comes is
+told what it waits for, and its user and root may tell it what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import ai_how
+from ai_how.engine.answering import answering
+from ai_how.engine.events import Note
+from ai_how.engine.observe import Observed
+from ai_how.engine.site import Site
+from ai_how.engine.state import State, Undone, read_state
+from ai_how.errors import HostError, NotReady, PrivilegeError, Unconfirmed, UnsafeChange, UsageError, some
+from ai_how.host import rendezvous
+from ai_how.plan.irreversible import irreversible
+from ai_how.plan.plan import Plan
+from ai_how.resources.base import Resource
+from ai_how.resources.codec import from_json, to_json
+from ai_how.resources.domain import Domain
+from ai_how.resources.network import VirtualNetwork
+
+PREFIX = "ai-how/guard/"
+
+#: Seconds that a guard may take to begin, on a busy machine; to answer; and to undo the change of a large cluster.
+_BEGINS_WITHIN = 60.0
+_ANSWERS_WITHIN = 10.0
+_UNDONE_WITHIN = 3600.0
+
+#: Seconds in which who is reached at all has answered.
+_ONE_LOOK = 1.0
+
+
+class Phase(StrEnum):
+    """How far a guarded change is."""
+
+    APPLYING = "applying"
+    WAITING = "waiting"
+    UNDOING = "undoing"
+
+
+class Word(StrEnum):
+    """What a guard is told: the first three by whoever makes the change, the others by anybody of its user."""
+
+    APPLIED = "applied"
+    WITHDRAWN = "withdrawn"
+    CONFIRM = "confirm"
+    UNDO = "undo"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a guard must know: the cluster, where its state is, and what to go back to.
+
+    `within`: seconds that it waits for a confirmation. `nodes` answered on `bridge` before the change, and are kept:
+    each with the addresses it may answer at afterwards.
+    """
+
+    uri: str
+    state: Path
+    cluster: str
+    within: float
+    bridge: str
+    nodes: dict[str, tuple[IPv4Address, ...]]
+    before: tuple[Resource, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What is sent to the guard."""
+        return {
+            "uri": self.uri,
+            "state": str(self.state),
+            "cluster": self.cluster,
+            "within": self.within,
+            "bridge": self.bridge,
+            "nodes": {name: [str(each) for each in addresses] for name, addresses in self.nodes.items()},
+            "before": [to_json(each) for each in self.before],
+        }
+
+
+def read_order(data: dict[str, Any]) -> Order:
+    """What `Order.to_json` made."""
+    nodes = {name: tuple(IPv4Address(each) for each in addresses) for name, addresses in data["nodes"].items()}
+    return Order(
+        uri=data["uri"],
+        state=Path(data["state"]),
+        cluster=data["cluster"],
+        within=data["within"],
+        bridge=data["bridge"],
+        nodes=nodes,
+        before=tuple(from_json(each) for each in data["before"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A change that is guarded now: `left` seconds until it is undone, `why` it is being undone."""
+
+    uri: str
+    cluster: str
+    phase: Phase
+    left: float
+    why: str
+
+    def __str__(self) -> str:
+        match self.phase:
+            case Phase.APPLYING:
+                return "up is still at work on it"
+            case Phase.WAITING:
+                return f"it is undone in {self.left:.0f} s unless it is confirmed"
+            case Phase.UNDOING:
+                return f"it is being undone: {self.why}"
+
+
+class Guard:
+    """The guard of a change, as whoever makes the change has it: when this end is closed, the change is undone."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.changed = False
+
+    def tell(self, word: Word) -> None:
+        """Tell it how the change has ended; nothing more can be told."""
+        assert self._process.stdin is not None  # noqa: S101 - it was opened with one
+        try:
+            self._process.stdin.write(f"{word}\n".encode())
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise HostError(
+                "the change is not guarded", why="the guard has gone", remedy="Somebody ended it; nothing is undone."
+            ) from error
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Close this end. Before a word was told, the change is undone."""
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@contextmanager
+def guarded(site: Site, state: State, order: Order) -> Iterator[Guard]:
+    """Have the change that is made in the block undone unless it is confirmed in time after it; `changed` is to be set
+    once the change is there.
+
+    Undone at once where the block ends otherwise, unless nothing is left to undo. NotReady is no such end: what is
+    there may be looked at, and confirmed.
+    """
+    guard = start(order)
+    try:
+        yield guard
+    except NotReady:
+        _let_count(site, guard, order)
+        raise
+    except BaseException:
+        record = state.clusters.get(order.cluster)
+        if not guard.changed and (record is None or record.run is None):
+            guard.tell(Word.WITHDRAWN)
+        else:
+            site.progress(Note(f"{order.cluster}: what was changed is being undone", warning=True))
+            guard.leave()
+        raise
+    _let_count(site, guard, order)
+
+
+def _let_count(site: Site, guard: Guard, order: Order) -> None:
+    guard.tell(Word.APPLIED)
+    text = (
+        f"{order.cluster}: this is undone in {order.within:g} s unless you keep it: ai-how confirm {order.cluster}\n"
+        f"undo it now: ai-how confirm {order.cluster} --undo"
+    )
+    site.progress(Note(text, warning=True))
+
+
+def refuse_irreversible(name: str, plan: Plan) -> None:
+    """Raise UnsafeChange where `plan` does something that cannot be undone."""
+    if for_good := irreversible(plan):
+        raise UnsafeChange(
+            f"cluster {name} is not changed",
+            why=f"the change cannot be undone, as --confirm-within asks: it {some(for_good)}",
+            remedy="Do it without --confirm-within.",
+        )
+
+
+def order_for(site: Site, name: str, observed: Observed, want: tuple[Resource, ...], within: float) -> Order:
+    """What the guard of a change from `observed` to `want` must know. Raises UsageError, HostError."""
+    if not within > 0:
+        raise UsageError(f"a change cannot be confirmed within {within:g} s", remedy="Give it more time than none.")
+    network = next(each for each in want if isinstance(each, VirtualNetwork))
+    return Order(
+        uri=site.libvirt.uri,
+        state=Path(os.path.abspath(site.state)),  # noqa: PTH100 - a link stays what it is
+        cluster=name,
+        within=within,
+        bridge=network.bridge,
+        nodes=_who_answers(observed, want, network),
+        before=observed.resources,
+    )
+
+
+def _who_answers(
+    observed: Observed, want: tuple[Resource, ...], network: VirtualNetwork
+) -> dict[str, tuple[IPv4Address, ...]]:
+    """The running nodes that answer now and shall go on, each with its addresses now and then."""
+    before = observed.network
+    if before is None or not before.active:
+        return {}
+    running = {each.mac: each.name for each in observed.domains if each.running}
+    kept = {each.mac for each in want if isinstance(each, Domain) and each.running and each.mac in running}
+    now = {each.mac: each.ip for each in before.reservations if each.mac in kept}
+    then = {each.mac: each.ip for each in network.reservations}
+    there = answering(before.bridge, sorted(now.values()), _ONE_LOOK) if now else frozenset()
+    return {running[mac]: (ip, then.get(mac, ip)) for mac, ip in now.items() if ip in there}
+
+
+def start(order: Order) -> Guard:
+    """Start the guard of a change that is about to be made; it has its name when this returns. Raises HostError."""
+    root = str(Path(ai_how.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "ai_how.engine.guardian"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+    guard = Guard(process)
+    try:
+        _brief(process, order)
+        # What we started has started the guard, and ended: it is nobody's child whom we would have to wait for.
+        process.wait(_BEGINS_WITHIN)
+    except BaseException:
+        guard.leave()
+        raise
+    return guard
+
+
+def _brief(process: subprocess.Popen[bytes], order: Order) -> None:
+    if process.stdin is None or process.stdout is None or process.stderr is None:
+        raise TypeError("a guard has three pipes")
+    try:
+        process.stdin.write(json.dumps(order.to_json()).encode() + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it says why
+    ready, _, _ = select.select([process.stdout], [], [], _BEGINS_WITHIN)
+    answer = process.stdout.readline() if ready else b""
+    if answer != b"ready\n":
+        why = answer or (process.stderr.read() if ready else b"")
+        raise HostError(
+            f"the guard of the change of {order.cluster} cannot be started",
+            why=why.decode(errors="replace").strip() or f"it said nothing in {_BEGINS_WITHIN:g} s",
+            remedy="Nothing was changed. Without --confirm-within none is needed.",
+        )
+
+
+def name_of(uri: str, cluster: str) -> str:
+    """Where the guard of a cluster is met."""
+    return PREFIX + hashlib.sha256(f"{uri} {cluster}".encode()).hexdigest()
+
+
+def pending(uri: str, cluster: str) -> Pending | None:
+    """The change of `cluster` that is guarded now; None where there is none."""
+    return _ask(name_of(uri, cluster))
+
+
+def all_pending(uri: str) -> list[Pending]:
+    """All changes at the libvirt `uri` that are guarded now."""
+    found = (_ask(name) for name in rendezvous.names(PREFIX))
+    return sorted((each for each in found if each is not None and each.uri == uri), key=lambda each: each.cluster)
+
+
+def refuse_unconfirmed(uri: str, cluster: str) -> None:
+    """Raise Unconfirmed where a change of `cluster` waits for its confirmation."""
+    if (found := pending(uri, cluster)) is not None:
+        raise Unconfirmed(
+            f"cluster {cluster} has a change that is not confirmed",
+            why=str(found),
+            remedy=f"Keep it: ai-how confirm {cluster}\nUndo it now: ai-how confirm {cluster} --undo",
+        )
+
+
+def confirm(uri: str, cluster: str, state: Path) -> None:
+    """Keep the change of `cluster` that is guarded now. Raises NotReady where there is none, or no longer."""
+    with _met(uri, cluster, state) as (guard, found):
+        if found.phase is Phase.UNDOING:
+            raise NotReady(f"the change of {cluster} can no longer be confirmed", why=str(found))
+        _tell(guard, found, Word.CONFIRM)
+
+
+def undo(uri: str, cluster: str, state: Path) -> Undone:
+    """Undo the change of `cluster` that is guarded now, and wait for the end of that.
+
+    Raises NotReady where there is none, HostError where it cannot be undone.
+    """
+    with _met(uri, cluster, state) as (guard, found):
+        guard.settimeout(_UNDONE_WITHIN)
+        answer = _tell(guard, found, Word.UNDO)
+    undone = Undone(answer["when"], answer["why"], answer["trouble"])
+    if undone.trouble:
+        raise HostError(
+            f"the change of {cluster} is not undone",
+            why=undone.trouble,
+            remedy="Bring the cluster up from the configuration that you want: ai-how up.",
+        )
+    return undone
+
+
+@contextmanager
+def _met(uri: str, cluster: str, state: Path) -> Iterator[tuple[socket.socket, Pending]]:
+    """The guard of the change of `cluster`, and how far that is."""
+    guard = rendezvous.meet(name_of(uri, cluster), within=_ANSWERS_WITHIN)
+    if guard is None:
+        raise _nothing_waits(uri, cluster, state)
+    with guard:
+        found = _hear(guard)
+        user = rendezvous.owner(guard)
+        if os.geteuid() not in (0, user):
+            raise PrivilegeError(
+                f"the change of {cluster} is not yours to decide on",
+                why=f"{_name_of_user(user)} made it",
+                remedy="Ask them, or run the same as root.",
+            )
+        if found.phase is Phase.APPLYING:
+            raise NotReady(f"the change of {cluster} cannot be decided on yet", why=str(found))
+        yield guard, found
+
+
+def _tell(guard: socket.socket, found: Pending, word: Word) -> dict[str, str]:
+    try:
+        rendezvous.say(guard, word)
+        answer = rendezvous.hear(guard)
+    except (OSError, ValueError) as error:
+        raise _gone(found.cluster, str(error)) from error
+    if not isinstance(answer, dict):
+        raise _gone(found.cluster, "it ended without an answer")
+    if answer["done"] != word:
+        raise NotReady(
+            f"the change of {found.cluster} can no longer be confirmed", why=f"it was undone: {answer['why']}"
+        )
+    return answer
+
+
+def _gone(cluster: str, why: str) -> HostError:
+    return HostError(
+        f"the guard of the change of {cluster} does not answer",
+        why=why,
+        remedy=f"Look at what is there: ai-how status {cluster}",
+    )
+
+
+def _nothing_waits(uri: str, cluster: str, state: Path) -> NotReady:
+    what = f"no change of cluster {cluster} waits for a confirmation"
+    record = read_state(state).get(cluster)
+    if record is None or record.uri != uri or record.undone is None:
+        return NotReady(what)
+    undone = record.undone
+    why = f"the last one was undone at {undone.when}: {undone.why}"
+    if undone.trouble:
+        why = f"the last one ({undone.why}) could not be undone at {undone.when}: {undone.trouble}"
+    return NotReady(what, why=why, remedy=f"Look at what is there: ai-how status {cluster}")
+
+
+def _ask(name: str) -> Pending | None:
+    connection = rendezvous.meet(name, within=_ANSWERS_WITHIN)
+    if connection is None:
+        return None
+    with connection:
+        return _hear(connection)
+
+
+def _hear(connection: socket.socket) -> Pending:
+    try:
+        data = rendezvous.hear(connection)
+        phase = Phase(data["phase"])
+        return Pending(str(data["uri"]), str(data["cluster"]), phase, float(data["left"]), str(data["why"]))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        user = _name_of_user(rendezvous.owner(connection))
+        raise HostError(
+            "the guard of a change does not answer",
+            why=f"{error}; the process that has its name is one of {user}",
+            remedy="Find it with: ss -xlp | grep ai-how/guard",
+        ) from error
+
+
+def _name_of_user(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
