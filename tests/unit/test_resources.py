@@ -159,7 +159,7 @@ READ: dict[type, Callable[[Any], Any]] = {
 }
 
 #: What a definition cannot say of itself.
-SEEN = {(NETWORK, "saved")}
+SEEN = {(NETWORK, "saved"), (DOMAIN, "linked")}
 
 EVERY_FIELD = [
     (base, field.name)
