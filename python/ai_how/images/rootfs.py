@@ -20,6 +20,7 @@ _PLACES = {
     "boot": "etc/guest/boot",
     "dhcp": "etc/guest/dhcp",
     "lease": "etc/guest/lease",
+    "link": "etc/guest/link",
     "agent": "etc/guest/agent",
     "power-button": "etc/acpi/PWRF/00000080",
     "shutdown": "sbin/shutdown",

@@ -15,7 +15,11 @@ from ai_how.host import links
 from ai_how.host.libvirt import Handle, Libvirt
 from ai_how.host.memory import is_root
 from ai_how.resources import xml
-from ai_how.resources.base import Kind, identity_uuid
+from ai_how.resources.base import Kind, changes, identity_uuid
+from ai_how.resources.network import VirtualNetwork
+
+#: What nodes know of their network from DHCP, and would believe until they renew their leases.
+TOLD = frozenset({"subnet", "gateway", "mtu", "domain"})
 
 #: Bytes of a frame where a network does not say.
 _MTU = 1500
@@ -83,16 +87,16 @@ def unlinked(libvirt: Libvirt, running: Mapping[str, str]) -> frozenset[str]:
     )
 
 
-def let_go(libvirt: Libvirt, network: str) -> None:
-    """Unplug the cards that running machines have in `network`, so that they ask DHCP anew when they are plugged in.
-
-    To be followed by a restart of the network, which takes long enough for a guest to notice, and by `attach`.
-    """
+def let_go(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None:
+    """Before a restart that takes a network from `have` to `want`: unplug the cards of its machines, where DHCP will
+    tell these something else. They ask it anew when they are plugged in again, by `attach`."""
+    if not TOLD.intersection(each.field for each in changes(want, have)):
+        return
 
     def unplug(found: tuple[Handle, Link]) -> None:
         _update(libvirt, *found, on=False)
 
-    libvirt.map(unplug, _find(libvirt, network))
+    libvirt.map(unplug, _find(libvirt, have.name))
 
 
 def attach(libvirt: Libvirt, network: str, *, machines: Collection[str] | None = None) -> None:
