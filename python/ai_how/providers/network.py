@@ -12,6 +12,7 @@ from ai_how.errors import HostError
 from ai_how.host import dhcp, dnsmasq, told
 from ai_how.host.libvirt import Handle, Libvirt
 from ai_how.host.memory import is_root
+from ai_how.providers import attachment
 from ai_how.resources import xml
 from ai_how.resources.base import Impact, Kind, changes, identity_uuid, worst
 from ai_how.resources.network import (
@@ -59,19 +60,21 @@ def create(libvirt: Libvirt, want: VirtualNetwork) -> None:
 
 
 def change(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None:
-    """Change what runs as far as that goes, and define the same; else stop it, define it and start it again.
-
-    plan/refuse.py sees to it that the latter only happens to a network without running nodes.
-    """
+    """Change what runs as far as that goes, and define the same; else stop it, define it and start it again, with the
+    machines that run on it."""
     costs = worst(tuple(each.impact for each in changes(want, have)))
-    if have.active and want.active and costs is Impact.LIVE:
+    restarts = have.active and costs is not Impact.LIVE
+    if have.active and want.active and not restarts:
         _change_running(libvirt, have, want)
     else:
         if have.active:
+            attachment.let_go(libvirt, have, want)
             _stop(libvirt, want.name)
         _begin_anew(want)
     _define(libvirt, want)
     _set_power(libvirt, want)
+    if restarts and want.active:
+        attachment.attach(libvirt, want.name)
 
 
 def remove(libvirt: Libvirt, have: VirtualNetwork) -> None:
