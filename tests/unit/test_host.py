@@ -109,6 +109,20 @@ def test_the_size_is_the_one_qemu_says(tmp_path: Path) -> None:
     header = header_of(path)
     assert header is not None
     assert header.virtual_size == said["virtual-size"] == 3 * 2**30
+    assert header.backing == ""
+
+
+def test_the_image_below_is_named_whole_or_not_at_all(tmp_path: Path) -> None:
+    path, below = tmp_path / "disk.qcow2", "/" + "/".join(["x" * 200] * 5)  # QEMU takes 1023 bytes
+    create = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", below, str(path), "1G"]
+    subprocess.run(create, check=True)
+    header = header_of(path)
+    assert header is not None
+    assert header.backing == below
+    beginning = path.read_bytes()[: path.read_bytes().index(below.encode()) + 500]
+    cut = read_header(beginning)
+    assert cut is not None
+    assert cut.backing == ""
 
 
 NOBODY = 65534
