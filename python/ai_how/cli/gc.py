@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_how.cli.options import Options
-from ai_how.cli.site import site
+from ai_how.cli.site import site, specs_of
 from ai_how.cli.terminal import counted, note, paint, print_json, say
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def gc(
     from ai_how.engine import gc as engine
 
     options: Options = ctx.obj
-    named = {each.name for path in configs or () for each in load_file(path).model.clusters.values()}
+    named = {each.name for path in configs or () for each in specs_of(load_file(path), None)}
     with site(options) as place:
         found = engine.collect(place, named) if yes else engine.search(place, named)
     if options.json:
