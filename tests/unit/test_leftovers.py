@@ -12,7 +12,7 @@ from ai_how import providers
 from ai_how.compile.hook import LOG
 from ai_how.engine.leftovers import MEMORY_FILES, Entry, Leftover, Seen, find, sides
 from ai_how.host import memory
-from ai_how.resources.base import Kind
+from ai_how.resources.base import Kind, Resource
 from ai_how.resources.domain import Domain
 from ai_how.resources.firewall import ClusterRules, FirewallTable
 from ai_how.resources.network import Forward, VirtualNetwork
@@ -141,9 +141,13 @@ def test_a_disk_that_a_machine_of_somebody_else_uses_keeps_its_pool() -> None:
 
 
 def test_what_no_network_needs_goes_whole_and_what_others_need_too_in_part() -> None:
-    have = (Sysctl(FORWARDING, "1"), rules("gone", "here"), Passage("FORWARD", ("br-gone", "br-here")))
-    have = (*have, Servers("gone-network", ()))
-    need = (Sysctl(FORWARDING, "1"), rules("here"), Passage("FORWARD", ("br-here",)))
+    have: tuple[Resource, ...] = (
+        Sysctl(FORWARDING, "1"),
+        rules("gone", "here"),
+        Passage("FORWARD", ("br-gone", "br-here")),
+        Servers("gone-network", ()),
+    )
+    need: tuple[Resource, ...] = (Sysctl(FORWARDING, "1"), rules("here"), Passage("FORWARD", ("br-here",)))
     seen = Seen(networks=(network("here"),), host=have, needed=need)
     found = find(seen, ())
     assert keys(found) == ["firewall ai_how", "passage FORWARD", "servers gone-network"]

@@ -312,8 +312,8 @@ def test_a_hook_without_clusters_and_what_it_wrote_go_and_hooks_of_others_stay(
     for each in made:  # what holds somebody's file stays
         each.rmdir()
     # One that somebody removed leaves its papers behind.
-    for each in (LOG, UNKNOWN):
-        Path(each).write_text("")
+    for paper in (LOG, UNKNOWN):
+        Path(paper).write_text("")
     assert names(gc("--yes")["removed"]) == {f"file {LOG}", f"file {UNKNOWN}"}
 
 
