@@ -32,6 +32,7 @@ _PHASES = {
     "apply": "taking {step}",
     "undo": "undoing {step}",
     "verify": "reading the host again",
+    "traffic": "waiting until {node} answer again",
     "wait": "waiting for the leases of {node}",
     "shut down": "asking {node} to shut down",
 }

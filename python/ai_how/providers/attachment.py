@@ -18,8 +18,9 @@ from ai_how.resources import xml
 from ai_how.resources.base import Kind, changes, identity_uuid
 from ai_how.resources.network import VirtualNetwork
 
-#: What nodes know of their network from DHCP, and would believe until they renew their leases.
-TOLD = frozenset({"subnet", "gateway", "mtu", "domain"})
+#: What nodes know of their network from DHCP, and would believe until they renew their leases; and the bridge, by whose
+#: name libvirt keeps the leases, so that with another nobody knows of them.
+TOLD = frozenset({"subnet", "gateway", "mtu", "domain", "bridge"})
 
 #: Bytes of a frame where a network does not say.
 _MTU = 1500
