@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ai_how.compile.cluster import HostFacts, compile_cluster
 from ai_how.config.load import load_file
@@ -22,7 +24,16 @@ from ai_how.plan.plan import make_plan
 from ai_how.resources import xml
 from ai_how.resources.base import Impact, Kind, Resource, changes, identity_uuid
 from ai_how.resources.domain import Domain, read_domain
-from ai_how.resources.network import DnsHost, Forward, Reservation, VirtualNetwork, read_network
+from ai_how.resources.network import (
+    DnsHost,
+    Forward,
+    Range,
+    Reservation,
+    VirtualNetwork,
+    merged,
+    range_changes,
+    read_network,
+)
 from ai_how.resources.pool import Pool, read_pool
 from ai_how.resources.seed import Seed, SeedContent, node_content
 from ai_how.resources.volume import Volume, read_volume
@@ -161,6 +172,11 @@ READ: dict[type, Callable[[Any], Any]] = {
 #: What a definition cannot say of itself.
 SEEN = {(NETWORK, "saved"), (DOMAIN, "linked")}
 
+_RANGES = st.tuples(st.integers(0, 30), st.integers(0, 4)).map(
+    lambda it: (IPv4Address("10.0.0.0") + it[0], IPv4Address("10.0.0.0") + it[0] + it[1])
+)
+_WANTED_RANGES = st.lists(_RANGES, min_size=1).map(merged)
+
 EVERY_FIELD = [
     (base, field.name)
     for base in OTHERS
@@ -185,6 +201,23 @@ def test_what_is_read_back_does_not_differ(base: Any) -> None:
 def test_the_last_values_of_optional_fields_survive_too() -> None:
     bare = replace(NETWORK, forward=Forward.NONE, dhcp_ranges=(), reservations=(), dns_hosts=(), forwarders=())
     assert READ[VirtualNetwork](bare) == bare
+
+
+@given(st.lists(_RANGES), _WANTED_RANGES)
+def test_a_change_of_ranges_leaves_those_that_are_wanted(live: list[Range], want: tuple[Range, ...]) -> None:
+    new, gone = range_changes(live, want)
+    left = [each for each in live if each not in gone]
+    assert merged([*left, *new]) == want
+    assert all(not any(start <= each[0] and each[1] <= end for start, end in want) for each in gone)
+    # What is wanted and there is not asked for again.
+    held = {number for start, end in left for number in range(int(start), int(end) + 1)}
+    assert not held & {number for start, end in new for number in range(int(start), int(end) + 1)}
+
+
+def test_a_pool_that_grows_at_its_end_is_added_to_once() -> None:
+    first, second = IPv4Address("10.0.0.10"), IPv4Address("10.0.0.20")
+    assert range_changes([(first, second)], [(first, second + 5)]) == (((second + 1, second + 5),), ())
+    assert range_changes([(first, second)], [(first, second)]) == ((), ())
 
 
 def test_networks_of_others_can_be_read_whatever_they_lack() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 
 from ai_how.compile.zones import reverse_zones
-from ai_how.resources.network import DnsHost, Forward, Range, Reservation, VirtualNetwork
+from ai_how.resources.network import DnsHost, Forward, Range, Reservation, VirtualNetwork, merged
 from ai_how.resources.servers import File, file_option
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.network import Network
@@ -77,13 +77,7 @@ def dhcp_ranges(net: Network, fixed: Sequence[IPv4Address], nodes: int) -> tuple
     pool = (net.dhcp_start, net.dhcp_end)
     if nodes <= int(net.dhcp_end) - int(net.dhcp_start) + 1:
         return (pool,)
-    ranges: list[Range] = []
-    for ip in sorted(each for each in fixed if not pool[0] <= each <= pool[1]):
-        if ranges and ranges[-1][1] + 1 == ip:
-            ranges[-1] = (ranges[-1][0], ip)
-        else:
-            ranges.append((ip, ip))
-    return tuple(sorted([pool, *ranges]))
+    return merged([pool, *((each, each) for each in fixed)])
 
 
 def dnsmasq_options(net: Network) -> tuple[str, ...]:

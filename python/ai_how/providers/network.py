@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from ai_how.errors import HostError
 from ai_how.host import dhcp, dnsmasq, told
@@ -16,18 +15,19 @@ from ai_how.providers import attachment
 from ai_how.resources import xml
 from ai_how.resources.base import Impact, Kind, changes, identity_uuid, worst
 from ai_how.resources.network import (
-    DnsHost,
+    Entry,
+    Range,
     Reservation,
     VirtualNetwork,
     as_it_runs,
+    range_changes,
     range_element,
     read_dns_hosts,
     read_network,
+    read_ranges,
     read_reservations,
 )
 from ai_how.resources.servers import File, file_path
-
-Entry = TypeVar("Entry", Reservation, DnsHost)
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[VirtualNetwork]:
@@ -181,8 +181,10 @@ def _change_running(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork
     """
     handle = libvirt.get(libvirt.connection.networkLookupByName, want.name)
     with libvirt.doing(f"cannot read network {want.name}"):
-        live = read_network(handle.XMLDesc(0), active=True, autostart=have.autostart)
-    _update_ranges(libvirt, handle, live, want)
+        text = handle.XMLDesc(0)
+    live = read_network(text, active=True, autostart=have.autostart)
+    if live.dhcp_ranges != want.dhcp_ranges:
+        _update_ranges(libvirt, handle, *range_changes(read_ranges(text), want.dhcp_ranges))
     hosts, names = libvirt.api.VIR_NETWORK_SECTION_IP_DHCP_HOST, libvirt.api.VIR_NETWORK_SECTION_DNS_HOST
     in_files = live.has_files and is_root()
     reservations = _update(libvirt, handle, hosts, live.reservations, want.reservations, in_files=in_files)
@@ -193,15 +195,13 @@ def _change_running(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork
     _release({*have.reservations, *live.reservations}, want)
 
 
-def _update_ranges(libvirt: Libvirt, handle: Handle, live: VirtualNetwork, want: VirtualNetwork) -> None:
-    # New ones first: dnsmasq starts anew for each, and does not with more leases than the ranges have addresses.
+def _update_ranges(libvirt: Libvirt, handle: Handle, new: Iterable[Range], gone: Iterable[Range]) -> None:
+    # New ones first: dnsmasq does not start with more leases than its ranges have addresses.
     section = libvirt.api.VIR_NETWORK_SECTION_IP_DHCP_RANGE
-    ranges = [[each for each in want.dhcp_ranges if each not in live.dhcp_ranges]]
-    ranges.append([each for each in live.dhcp_ranges if each not in want.dhcp_ranges])
-    commands = (libvirt.api.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, libvirt.api.VIR_NETWORK_UPDATE_COMMAND_DELETE)
-    for command, changed in zip(commands, ranges, strict=True):
-        for each in changed:
-            _update_one(libvirt, handle, command, section, range_element(each))
+    for each in new:
+        _update_one(libvirt, handle, libvirt.api.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, section, range_element(each))
+    for each in gone:
+        _update_one(libvirt, handle, libvirt.api.VIR_NETWORK_UPDATE_COMMAND_DELETE, section, range_element(each))
 
 
 def _update(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, ip_address
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from lxml import etree
 
@@ -88,9 +88,12 @@ class DnsHost:
         return " ".join((str(self.ip), *self.names))
 
 
+Entry = TypeVar("Entry", Reservation, DnsHost)
+
+
 @dataclass(frozen=True, slots=True)
 class VirtualNetwork:
-    """One network. `dhcp_ranges` (inclusive), `reservations` and `dns_hosts` are sorted; `mtu` is in bytes.
+    """One network. `dhcp_ranges` (inclusive, merged), `reservations` and `dns_hosts` are sorted; `mtu` is in bytes.
 
     `cluster`, `dns_mode`, `policy`, `upstream` and `dns_servers` are carried in our mark, so that a host tells by
     itself what it runs. The servers that the gateway asks are `forwarders` in the definition, or `upstream` where files
@@ -206,9 +209,7 @@ def read_network(text: str, *, active: bool, autostart: bool) -> VirtualNetwork:
         domain=xml.attribute(document, "domain", "name"),
         subnet=IPv4Network(f"{gateway}/{mask}", strict=False),
         gateway=gateway,
-        dhcp_ranges=tuple(
-            sorted((IPv4Address(each.get("start")), IPv4Address(each.get("end"))) for each in ip.iterfind("dhcp/range"))
-        ),
+        dhcp_ranges=merged(_ranges(ip)),
         reservations=tuple(
             sorted(
                 Reservation(IPv4Address(host.get("ip")), host.get("mac", ""), host.get("name", ""))
@@ -247,6 +248,45 @@ def read_dns_hosts(lines: Iterable[str]) -> tuple[DnsHost, ...]:
     return tuple(DnsHost(IPv4Address(ip), tuple(names)) for ip, *names in parts)
 
 
+def read_ranges(text: str) -> tuple[Range, ...]:
+    """The ranges in libvirt's XML, each as it was added."""
+    return tuple(_ranges(xml.parse(text).find("ip")))
+
+
+def _ranges(ip: xml.Element | None) -> Iterator[Range]:
+    for each in () if ip is None else ip.iterfind("dhcp/range"):
+        yield IPv4Address(each.get("start")), IPv4Address(each.get("end"))
+
+
+def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    """The same addresses, sorted, in as few ranges as there can be."""
+    found: list[Range] = []
+    for start, end in sorted(ranges):
+        if found and int(start) <= int(found[-1][1]) + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return tuple(found)
+
+
+def range_changes(live: Iterable[Range], want: Sequence[Range]) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
+    """What to add to `live` and what to remove from it then, so that it has the addresses of `want`: as few as
+    possible, since dnsmasq starts anew for each."""
+    held = [(each, any(start <= each[0] and each[1] <= end for start, end in want)) for each in live]
+    kept = merged(each for each, inside in held if inside)
+    new: list[Range] = []
+    for first, end in want:
+        start = first
+        for kept_start, kept_end in kept:
+            if start <= kept_start and kept_end <= end:
+                if start < kept_start:
+                    new.append((start, kept_start - 1))
+                start = kept_end + 1
+        if start <= end:
+            new.append((start, end))
+    return tuple(new), tuple(each for each, inside in held if not inside)
+
+
 def as_it_runs(
     live: VirtualNetwork,
     definition: VirtualNetwork,
@@ -265,10 +305,16 @@ def as_it_runs(
         policy=definition.policy,
         upstream=definition.upstream,
         dns_servers=definition.dns_servers,
-        reservations=tuple(sorted({*live.reservations, *reservations})),
-        dns_hosts=tuple(sorted({*live.dns_hosts, *dns_hosts})),
+        reservations=_joined(live.reservations, reservations),
+        dns_hosts=_joined(live.dns_hosts, dns_hosts),
     )
     return replace(found, saved=found == definition)
+
+
+def _joined(entries: tuple[Entry, ...], more: Iterable[Entry]) -> tuple[Entry, ...]:
+    known = frozenset(entries)
+    new = tuple(each for each in more if each not in known)
+    return tuple(sorted(entries + new)) if new else entries
 
 
 def _servers(text: str) -> tuple[str, ...]:
