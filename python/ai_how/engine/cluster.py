@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 
 from ai_how.config.load import Document
 from ai_how.engine.carry_out import carry_out
@@ -17,6 +18,7 @@ from ai_how.engine.prepare import check, foresee, observe_awake, prepare, refuse
 from ai_how.engine.site import Site as Site  # what every verb takes
 from ai_how.engine.state import State, open_state
 from ai_how.engine.status import ClusterStatus, read_status
+from ai_how.engine.traffic import verify_traffic, who_answers
 from ai_how.engine.wait import leases, wait_for_leases
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.lock import held
@@ -83,6 +85,7 @@ def up(
     before: dict[str, int] = {}
     with open_state(site.state) as state, held(libvirt.uri, name), ExitStack() as guards:
         refuse_unconfirmed(libvirt.uri, name)
+    answered: Mapping[str, IPv4Address] = {}
         with shared(progress):
             _say_if_cut_off(state, name, progress)
             if expect is not None:
@@ -107,6 +110,7 @@ def up(
                 before |= _expiries(libvirt, spec, plan)
                 network = next(identify(each) for each in ready.want if isinstance(each, VirtualNetwork))
 
+                answered = who_answers(libvirt, observed, plan)
                 def watch(event: Event) -> None:
                     if isinstance(event, StepDone) and event.step.target == network:
                         # Now that it is active its old leases can be seen, and no machine runs that could renew one.
@@ -125,6 +129,7 @@ def up(
         for node in sorted(domains.paused(libvirt) & {each.name for each in observed.domains}):
             progress(Note(f"{node} is paused and stays so; let it go on: virsh resume {node}", warning=True))
         if wait:
+        verify_traffic(libvirt, answered, ready.want, progress)
             nodes = _to_wait_for(libvirt, spec, ready.want, kept, progress)
             _wait(site, spec, nodes, before, within)
             if plan:
