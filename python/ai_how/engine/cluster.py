@@ -83,9 +83,9 @@ def up(
     libvirt, progress = site.libvirt, site.progress
     name = document.model.clusters[key].name
     before: dict[str, int] = {}
+    answered: Mapping[str, IPv4Address] = {}
     with open_state(site.state) as state, held(libvirt.uri, name), ExitStack() as guards:
         refuse_unconfirmed(libvirt.uri, name)
-    answered: Mapping[str, IPv4Address] = {}
         with shared(progress):
             _say_if_cut_off(state, name, progress)
             if expect is not None:
@@ -108,9 +108,9 @@ def up(
                     order = order_for(site, name, observed, ready.want, confirm_within)
                     guard = guards.enter_context(guarded(site, state, order))
                 before |= _expiries(libvirt, spec, plan)
+                answered = who_answers(libvirt, observed, plan)
                 network = next(identify(each) for each in ready.want if isinstance(each, VirtualNetwork))
 
-                answered = who_answers(libvirt, observed, plan)
                 def watch(event: Event) -> None:
                     if isinstance(event, StepDone) and event.step.target == network:
                         # Now that it is active its old leases can be seen, and no machine runs that could renew one.
@@ -126,10 +126,10 @@ def up(
             say_obstacles(libvirt, spec, observed.host, progress)
             state.remember(name, libvirt.uri)
             state.finish(name)
+        verify_traffic(libvirt, answered, ready.want, progress)
         for node in sorted(domains.paused(libvirt) & {each.name for each in observed.domains}):
             progress(Note(f"{node} is paused and stays so; let it go on: virsh resume {node}", warning=True))
         if wait:
-        verify_traffic(libvirt, answered, ready.want, progress)
             nodes = _to_wait_for(libvirt, spec, ready.want, kept, progress)
             _wait(site, spec, nodes, before, within)
             if plan:
