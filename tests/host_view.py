@@ -12,7 +12,8 @@ import re
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 #: What one look at the host shows: the name of a part → its lines.
@@ -34,6 +35,11 @@ _LIBVIRT = {
     "libvirt domains": ["virsh", "list", "--all", "--name"],
     "libvirt pools": ["virsh", "pool-list", "--all", "--name"],
 }
+
+#: What moves by itself.
+_COUNTING = re.compile(
+    r" \[\d+:\d+\]$|  *(expires|valid_lft|preferred_lft) \d+sec|(hello|tcn|topology_change|gc)_timer +[\d.]+"
+)
 
 _NETWORK = """
 <network><name>{name}</name><forward mode='nat'/><bridge name='{name}' stp='off' delay='0'/>
@@ -68,12 +74,12 @@ def define_everything_once() -> None:
                 subprocess.run(["virsh", f"{prefix}{words[0]}", *words[1:]], check=True, capture_output=True)
 
 
-def look_at_host() -> HostView:
-    """Everything, as it is now."""
-    view = {name: _lines(argv) for name, argv in (_ASKED | _LIBVIRT).items()}
-    view["settings"] = sorted(_settings())
-    view["files"] = sorted(line for top in _FILES for line in _files(Path(top)))
-    view["processes"] = sorted(_processes())
+def look_at_host(parts: Collection[str] = ()) -> HostView:
+    """All parts as they are now, or only those named."""
+    view = {name: _lines(argv) for name, argv in (_ASKED | _LIBVIRT).items() if not parts or name in parts}
+    for name, look in {"settings": _settings, "files": _all_files, "processes": _processes}.items():
+        if not parts or name in parts:
+            view[name] = sorted(look())
     return view
 
 
@@ -89,28 +95,41 @@ def differences(before: HostView, after: HostView) -> list[str]:
 
 def _lines(argv: list[str]) -> list[str]:
     done = subprocess.run(argv, check=True, capture_output=True, text=True)
-    counters = re.compile(r" \[\d+:\d+\]$|  *(expires|valid_lft|preferred_lft) \d+sec")
-    return [counters.sub("", line) for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    return [_COUNTING.sub("", line) for line in done.stdout.splitlines() if line and not line.startswith("#")]
 
 
 def _settings() -> Iterator[str]:
-    for path in Path("/proc/sys/net").rglob("*"):
-        if path.is_file() and path.name != "nf_conntrack_count":
+    for path in _below("/proc/sys/net"):
+        if path != "/proc/sys/net/netfilter/nf_conntrack_count" and not Path(path).is_dir():
             with contextlib.suppress(OSError):  # some can only be written, some only be read by their owner
-                yield f"{path}={path.read_text().strip()}"
+                yield f"{path}={Path(path).read_text().strip()}"
 
 
-def _files(top: Path) -> Iterator[str]:
-    for path in [top, *top.rglob("*")]:
-        seen = path.lstat()
-        content = ""
-        if stat.S_ISREG(seen.st_mode):
-            # A namespace pinned to a file (/run/netns) has no content.
-            pinned = os.path.ismount(path)
-            content = "a namespace" if pinned else hashlib.sha256(path.read_bytes()).hexdigest()
-        elif stat.S_ISLNK(seen.st_mode):
-            content = str(path.readlink())
-        yield f"{path} {stat.filemode(seen.st_mode)} {seen.st_uid}:{seen.st_gid} {content}"
+def _all_files() -> Iterator[str]:
+    for top in _FILES:
+        for path in _below(top):
+            seen = os.lstat(path)
+            content = ""
+            if stat.S_ISREG(seen.st_mode):
+                # A namespace pinned to a file (/run/netns) has no content.
+                pinned = path.startswith("/run/") and os.path.ismount(path)
+                content = "a namespace" if pinned else _digest(path, seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns)
+            elif stat.S_ISLNK(seen.st_mode):
+                content = str(Path(path).readlink())
+            yield f"{path} {stat.filemode(seen.st_mode)} {seen.st_uid}:{seen.st_gid} {content}"
+
+
+def _below(top: str) -> Iterator[str]:
+    """The path itself and everything below it, links not followed."""
+    yield from [top] if os.path.lexists(top) else []
+    for folder, folders, files in os.walk(top):
+        yield from (f"{folder}/{name}" for name in (*folders, *files))
+
+
+@lru_cache(maxsize=16384)
+def _digest(path: str, *_: int) -> str:
+    """Of a file's content, asked once for each of its versions (its change time cannot be set back)."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _processes() -> Iterator[str]:

@@ -1,0 +1,111 @@
+"""`scripts/crash`: kill ai-how at every instant of its verbs; the next `up` and `destroy` must know what to do."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from tests.crash.point import SCENARIOS, Point, Scenario, Tried, Verb
+from tests.crash.run import Result, Wanted, attempt
+from tests.fetched import CONSUL, RESOLVERS, fetched
+
+from ai_how import lab
+from ai_how.spec.network import DnsMode
+
+#: How many points `--fast` tries of each scenario.
+FAST = 3
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit code 0 where every point was survived, 1 where one was not, 3 where no lab can be opened."""
+    chosen = _arguments(words)
+    if (problem := lab.unavailable()) is not None:
+        print(problem, file=sys.stderr)
+        return 3
+    fetched(CONSUL, suite="bullseye")
+    fetched(RESOLVERS)
+    if chosen.point:
+        point = Point.parse(chosen.point)
+        wanted = [Wanted(point.scenario, only=point.at)]
+    else:
+        size = FAST if chosen.fast else chosen.sample
+        wanted = [
+            Wanted(each, size=size, libvirt=chosen.deep)
+            for each in SCENARIOS
+            if each.mode in (chosen.mode or DnsMode) and each.verb in (chosen.verb or Verb)
+        ]
+    begin = time.monotonic()
+    results = attempt(wanted, _Line().say, jobs=chosen.jobs)
+    _report(results, time.monotonic() - begin)
+    return 0 if all(each.fine for each in results) else 1
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("scripts/crash", description=__doc__)
+    parser.add_argument(
+        "--fast", action="store_true", help=f"try {FAST} points of each verb and mode, the same each time"
+    )
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="try N points of each verb and mode")
+    parser.add_argument(
+        "--deep", action="store_true", help="also kill before every call of libvirt that changes something"
+    )
+    parser.add_argument("--verb", type=Verb, action="append", choices=[*Verb], metavar="VERB", help="only this verb")
+    parser.add_argument(
+        "--mode", type=DnsMode, action="append", choices=[*DnsMode], metavar="MODE", help="only this mode"
+    )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="how many labs at once (2)")
+    parser.add_argument("--point", default="", metavar="NAME", help="only this point, by the name that a failure has")
+    return parser.parse_args(words)
+
+
+class _Line:
+    """The progress: one line, written over again on a terminal; and a line for every point that is not survived."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begin = time.monotonic()
+        self._done: dict[Scenario, tuple[int, int]] = {}
+        self._lost = 0
+
+    def say(self, scenario: Scenario, tried: Tried, number: int, of: int) -> None:
+        with self._lock:
+            self._done[scenario] = (number, of)
+            self._lost += bool(tried.wrong)
+            if tried.wrong:
+                _over(f"not survived: {Point(scenario, tried.at)}\n")
+            points = sum(each for each, _ in self._done.values())
+            under_way = ", ".join(f"{name} {n}/{of}" for name, (n, of) in self._done.items() if n < of)
+            if sys.stderr.isatty():
+                _over(
+                    f"{time.monotonic() - self._begin:.0f} s: {points} points, {self._lost} not survived; {under_way}"
+                )
+
+
+def _over(text: str) -> None:
+    print(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, end="", file=sys.stderr, flush=True)
+
+
+def _report(results: Sequence[Result], seconds: float) -> None:
+    _over("")
+    for result in results:
+        for point, wrong in result.failed:
+            print(f"not survived: {point}")
+            print("\n".join(f"    {line}" for text in wrong for line in text.splitlines()))
+            print(f"    again: scripts/crash --point {shlex.quote(str(point))}")
+        if result.broken:
+            print(f"{result.scenario} broke off:\n    " + result.broken.replace("\n", "\n    "))
+    for result in results:
+        print(
+            f"{result.scenario!s:28} points tried {len(result.tried):4}, survived {result.survived:4}"
+            f"  (of {result.known}; {result.seconds:.0f} s)"
+        )
+    tried, survived = sum(len(each.tried) for each in results), sum(each.survived for each in results)
+    print(f"{'all':28} points tried {tried:4}, survived {survived:4}  ({seconds:.0f} s)")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
