@@ -9,7 +9,7 @@ from pathlib import Path
 from ai_how.lab import Lab
 
 _HERE = Path(__file__).parent
-_PACKETS = [str(_HERE / f"test_firewall_{part}.py") for part in ("policy", "holes")]
+_PACKETS = [str(_HERE / f"test_firewall_{part}.py") for part in ("policy", "holes", "updates")]
 
 
 def test_every_packet_fares_the_same_with_libvirt_s_nftables_backend(

@@ -106,6 +106,16 @@ def renewal(chain: str, rules: Iterable[tuple[str, str]], bridges: Collection[st
     return "\n".join(("*filter", *lines, "COMMIT", "")) if lines else ""
 
 
+def is_libvirts(chains: Chains) -> bool:
+    """Whether libvirt decides here what is forwarded (its backend for iptables)."""
+    return any(("-j", name) in chains.get("FORWARD", Chain()).rules for name in ("LIBVIRT_FWI", "LIBVIRT_FWO"))
+
+
+def passing(action: str, chain: str, bridge: str) -> str:
+    """What `iptables-restore --noflush` reads to insert (`-I`) or delete (`-D`) our rules of one bridge, once."""
+    return "\n".join(("*filter", *(_line(action, chain, way, bridge) for way in ways(chain)), "COMMIT", ""))
+
+
 def apply(text: str) -> None:
     """Have `iptables-restore` do what `text` says: all of it, or nothing. Needs root. Raises CommandFailed."""
     output([f"{_COMMAND}-restore", *_WAIT, "--noflush"], text=text, remedy=f"Look at the rules: {_COMMAND} -S")

@@ -1,4 +1,4 @@
-"""The door to nftables: what loads and lists our tables, nothing of other programs' ones (nft(8))."""
+"""The door to nftables: what loads and lists our tables (nft(8))."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Sequence
 
 from ai_how.errors import HostError
 from ai_how.host.process import output
@@ -23,19 +24,24 @@ def load(text: str) -> None:
     output([_nft(), "-j", "-f", "-"], text=text, timeout=60)
 
 
+def run(words: Sequence[str]) -> str:
+    """What one command of nft's says. Raises HostError."""
+    return output([_nft(), *words])
+
+
 def list_chains() -> str:
     """`nft list chains`: every table with its chains, without their rules. Raises HostError.
 
     Not as JSON: what nft 1.0.6 prints there is spoilt by any table that has flags, whoever's it is.
     """
-    return output([_nft(), "list", "chains"])
+    return run(["list", "chains"])
 
 
 def list_table(family: str) -> str:
     """The table of our name in `family`, as JSON; empty where that is no text, as nft 1.0.6 may print a table's flags.
     Raises HostError."""
     try:
-        return output([_nft(), "-j", "list", "table", family, TABLE])
+        return run(["-j", "list", "table", family, TABLE])
     except UnicodeDecodeError:
         return ""
 
