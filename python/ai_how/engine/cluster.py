@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
@@ -20,6 +20,8 @@ from ai_how.engine.state import State, open_state
 from ai_how.engine.status import ClusterStatus, read_status
 from ai_how.engine.traffic import verify_traffic, who_answers
 from ai_how.engine.wait import leases, wait_for_leases
+from ai_how.errors import HostError
+from ai_how.host import dhcp
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.lock import held
 from ai_how.plan.plan import Plan, Step, make_plan
@@ -121,6 +123,7 @@ def up(
                 if guard is not None:
                     guard.changed = True
                 _say_pending(plan, progress)
+                _release_departed(libvirt, plan, observed)
             settle(observed, progress)
             say_ways_back(spec, progress)
             say_obstacles(libvirt, spec, observed.host, progress)
@@ -253,6 +256,21 @@ def _at_rest(observed: Observed, name: str) -> tuple[Resource, ...]:
         else:
             stopped.append(each)
     return (*stopped, *wanted_of_host(observed, name, stopped))
+
+
+def _release_departed(libvirt: Libvirt, plan: Plan, observed: Observed) -> None:
+    """Have DHCP forget nodes that this plan removed, as it would their names and addresses, until their leases end.
+
+    Those with a reservation went with it; what is left are those whose address was DHCP's choice.
+    """
+    network = observed.network
+    gone = {step.have.mac for step in plan.steps if step.want is None and isinstance(step.have, Domain)}
+    if network is None or not gone:
+        return
+    for each in leases(libvirt, network.name):
+        if each.mac in gone:
+            with suppress(HostError):  # it ends by itself
+                dhcp.release(network.bridge, network.gateway, each.ip, each.mac)
 
 
 def _say_if_cut_off(state: State, name: str, progress: Progress) -> None:
