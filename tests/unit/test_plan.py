@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -268,6 +269,15 @@ def test_a_pool_does_not_shrink_below_the_leases_in_use() -> None:
     [reason] = lost_addresses(plan, guest)
     assert reason.startswith(f"the DHCP pool would no longer have {end}, which 52:54:00:00:00:99 holds")
     assert lost_addresses(make_plan(cluster(2), cluster(1)), guest) == ()
+
+
+def test_removing_a_thousand_running_nodes_is_planned_within_a_second_of_the_cpu() -> None:
+    nodes = [each for i in range(1000) for each in (disk(i), machine(i))]
+    begin = time.process_time()
+    plan = make_plan((), [network(), *nodes])
+    assert time.process_time() - begin < 1.0  # 30 ms; 5 s where every machine is looked at for every step
+    assert {step.target.key: len(step.disturbs) for step in plan.steps}["lab-network"] == 1000
+    assert {len(step.disturbs) for step in plan.steps if step.target.kind is not Kind.NETWORK} == {1}
 
 
 def test_a_plan_is_known_by_its_digest() -> None:

@@ -82,30 +82,32 @@ def make_plan(want: Iterable[Resource], have: Iterable[Resource]) -> Plan:
     """The steps that turn what a host has (of one cluster) into what it shall have."""
     wanted = {identify(each): each for each in want}
     present = {identify(each): each for each in have}
-    running = {each.name: each for each in present.values() if isinstance(each, Domain) and each.running}
-    steps = [
-        step
-        for target in {**wanted, **present}
-        if (step := _step(target, wanted.get(target), present.get(target), running)) is not None
-    ]
-    return _ordered(steps)
+    differ = [target for target in {**wanted, **present} if wanted.get(target) != present.get(target)]
+    users = _users(present.values()) if differ else {}
+    return _ordered([_step(each, wanted.get(each), present.get(each), sorted(users.get(each, ()))) for each in differ])
 
 
-def _step(
-    target: ResourceId, want: Resource | None, have: Resource | None, running: Mapping[str, Domain]
-) -> Step | None:
+def _users(present: Iterable[Resource]) -> Mapping[ResourceId, list[str]]:
+    """The running nodes by all that each stands on, and by its machine."""
+    users: dict[ResourceId, list[str]] = {}
+    for each in present:
+        if isinstance(each, Domain) and each.running:
+            for used in (identify(each), *each.needs):
+                users.setdefault(used, []).append(each.name)
+    return users
+
+
+def _step(target: ResourceId, want: Resource | None, have: Resource | None, users: Sequence[str]) -> Step:
     if want is None:
-        return Step(target, None, have, reason="not part of the configuration", disturbs=_disturbed(target, running))
+        return Step(target, None, have, reason="not part of the configuration", disturbs=tuple(users))
     if have is None:
         return Step(target, want, None, reason="not there yet")
     fields = changes(want, have)
-    if not fields:
-        return None
     lowers = have.up and not want.up
     impact = worst(tuple(each.impact for each in fields))
     # A machine that is defined anew runs on as it is, until its next start.
     costly = lowers or (impact is not Impact.LIVE and target.kind is not Kind.DOMAIN)
-    disturbs = _disturbed(target, running) if costly else ()
+    disturbs = tuple(users) if costly else ()
     return Step(target, want, have, fields=fields, reason=_reason(fields, want, have, disturbs), disturbs=disturbs)
 
 
@@ -119,12 +121,6 @@ def _reason(fields: Sequence[FieldChange], want: Resource, have: Resource, distu
         links = "1 node loses its link" if len(disturbs) == 1 else f"{len(disturbs)} nodes lose their link"
         return f"{reason}; the network is restarted: {links} for a moment"
     return reason
-
-
-def _disturbed(target: ResourceId, running: Mapping[str, Domain]) -> tuple[str, ...]:
-    if target.kind is Kind.DOMAIN:
-        return (target.key,) if target.key in running else ()
-    return tuple(sorted(name for name, domain in running.items() if target in domain.needs))
 
 
 def _ordered(steps: list[Step]) -> Plan:
