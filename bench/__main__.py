@@ -14,7 +14,7 @@ from ai_how.errors import AiHowError
 from ai_how.images import build_micro_image
 from bench.report import Report
 
-PARTS = ("up", "validate", "idle", "start", "firewall", "traffic")
+PARTS = ("up", "validate", "idle", "start", "firewall", "traffic", "add")
 
 
 def main() -> int:
@@ -37,7 +37,7 @@ def main() -> int:
 
 def measure(parts: Sequence[str], *, quick: bool, image: Path | None) -> Report:
     """Measure these parts inside a lab. `up` and `idle` need the micro image."""
-    from bench import clusters, firewall, idle, start, traffic, up, validate
+    from bench import add, clusters, firewall, idle, start, traffic, up, validate
 
     report = Report()
     for part in parts:
@@ -55,6 +55,8 @@ def measure(parts: Sequence[str], *, quick: bool, image: Path | None) -> Report:
                 firewall.measure(report, nodes=clusters.NODES, rounds=3 if quick else 9)
             case "traffic":
                 traffic.measure(report, nodes=clusters.NODES, load=traffic.QUICK if quick else traffic.FULL)
+            case "add":
+                add.measure(report, rounds=3 if quick else 9)
             case _:
                 raise SystemExit(f"part {part} needs --image inside a lab")
     return report

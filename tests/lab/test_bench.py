@@ -106,6 +106,23 @@ def test_firewall_is_measured_beside_nft_alone_and_leaves_no_table(bench: Callab
 
 
 @pytest.mark.usefixtures("empty_host")
+def test_adding_nodes_is_measured_beside_libvirts_own_ways_and_leaves_nothing(
+    bench: Callable[[str], ModuleType],
+) -> None:
+    report = bench("report").Report()
+    bench("add").measure(report, size=4, more=2, rounds=1)
+    [floor, *others] = report.rows
+    assert (floor.by, {row.work for row in report.rows}) == (
+        "floor: networkDefineXML",
+        {"adding 2 nodes to a running network of 4"},
+    )
+    one_by_one, ours, with_looks = others
+    assert one_by_one.by == "net-update for each, extrapolated from 2"
+    assert (ours.by, ours.target.seconds) == ("ai-how", 1.0)
+    assert 0 < ours.wall < with_looks.wall
+
+
+@pytest.mark.usefixtures("empty_host")
 def test_traffic_is_measured_with_and_without_tables_on_three_paths_and_leaves_nothing(
     bench: Callable[[str], ModuleType], internet: Internet
 ) -> None:
