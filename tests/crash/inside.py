@@ -1,31 +1,34 @@
 """The part of the harness that runs inside a lab: one scenario, a line of JSON for every point as it is tried.
 
-`python -m tests.crash.inside MODE/VERB SIZE LIBVIRT [AT]`: SIZE points of it (0: all), LIBVIRT is 1 where every call of
-libvirt's is one, too; or only the one called AT. First comes a line with how many there will be.
+`python -m tests.crash.inside MODE/VERB LIBVIRT SIZE`: SIZE points of it (0: all), and with LIBVIRT 1 every call of
+libvirt's is one, too. `… MODE/VERB LIBVIRT 0 AT…`: those called so. First comes a line with all that it has, and one
+with those that will be tried. It ends with the first that is not survived: the lab is no longer clean.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.crash.point import Scenario, Verb, sample
+from tests.crash.point import Scenario, sample
 from tests.crash.trial import trial
 
-from ai_how.spec.network import DnsMode
 
-
-def main(name: str, size: str, libvirt: str, only: str = "") -> int:
-    mode, verb = name.split("/")
-    scenario = Scenario(DnsMode(mode), Verb(verb))
+def main(name: str, libvirt: str, size: str, *only: str) -> int:
+    scenario = Scenario.parse(name)
     with tempfile.TemporaryDirectory() as folder, trial(scenario, Path(folder)) as tried:
-        points = tried.recorded(libvirt=libvirt == "1" or "call " in only)
-        chosen = points if size == "0" else sample(scenario, points, int(size))
-        chosen = (only,) if only else chosen
-        print(len(chosen), len(points), flush=True)
+        points = tried.recorded(libvirt=libvirt == "1")
+        chosen = only or (points if size == "0" else sample(scenario, points, int(size)))
+        for each in (points, chosen):
+            print(json.dumps(each), flush=True)
         for at in chosen:
-            print(tried.attempt(at).to_json(), flush=True)
+            result = tried.attempt(at)
+            print(result.to_json(), flush=True)
+            if result.wrong:
+                return 0
+        tried.end()
     return 0
 
 

@@ -30,6 +30,12 @@ class Scenario:
     def __str__(self) -> str:
         return f"{self.mode}/{self.verb}"
 
+    @classmethod
+    def parse(cls, text: str) -> Scenario:
+        """The scenario of this name. Raises ValueError."""
+        mode, verb = text.split("/")
+        return cls(DnsMode(mode), Verb(verb))
+
 
 #: All of them. The longest last for each mode, so that parts side by side end together.
 SCENARIOS = tuple(Scenario(mode, verb) for verb in (Verb.CHANGE, Verb.UP, Verb.DESTROY, Verb.DOWN) for mode in DnsMode)
@@ -49,7 +55,7 @@ class Point:
     def parse(cls, text: str) -> Point:
         """The point of this name. Raises ValueError."""
         mode, verb, at = text.split("/", 2)
-        return cls(Scenario(DnsMode(mode), Verb(verb)), at)
+        return cls(Scenario.parse(f"{mode}/{verb}"), at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -66,28 +67,35 @@ def attempt(wanted: Iterable[Wanted], told: Told, *, jobs: int) -> list[Result]:
 
 
 def _in_a_lab(wanted: Wanted, told: Told) -> Result:
+    """In a lab of its own, and in a new one after each point that is not survived."""
     begin = time.monotonic()
-    words = [str(wanted.scenario), str(wanted.size), str(int(wanted.libvirt)), *filter(None, [wanted.only])]
     tried: list[Tried] = []
-    known = 0
-    with open_lab(LabSpec(internet=True, cache=cache_directory())) as lab, tempfile.TemporaryFile("w+") as errors:
-        inside = subprocess.Popen(
-            lab.enter([sys.executable, "-m", "tests.crash.inside", *words], cwd=_ROOT),
-            env=lab.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-        with inside:
-            assert inside.stdout is not None
-            chosen = 0
-            for line in inside.stdout:
-                if not chosen:
-                    chosen, known = map(int, line.split())
-                    continue
-                tried.append(Tried.from_json(line))
-                told(wanted.scenario, tried[-1], len(tried), chosen)
-        errors.seek(0)
-        broken = errors.read().strip() or f"it ended with {inside.returncode}" if inside.returncode else ""
-    return Result(wanted.scenario, tuple(tried), known, round(time.monotonic() - begin, 1), broken)
+    points: list[str] = []
+    left: list[str] = [wanted.only] if wanted.only else []
+    broken = ""
+    while not broken:
+        before = len(tried)
+        libvirt = wanted.libvirt or any("call " in each for each in left)
+        words = [str(wanted.scenario), str(int(libvirt)), str(0 if left else wanted.size), *left]
+        with open_lab(LabSpec(internet=True, cache=cache_directory())) as lab, tempfile.TemporaryFile("w+") as errors:
+            inside = subprocess.Popen(
+                lab.enter([sys.executable, "-m", "tests.crash.inside", *words], cwd=_ROOT),
+                env=lab.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+            with inside:
+                assert inside.stdout is not None
+                points, left = (json.loads(inside.stdout.readline() or "[]") for _ in range(2))
+                for line in inside.stdout:
+                    tried.append(Tried.from_json(line))
+                    left.remove(tried[-1].at)
+                    told(wanted.scenario, tried[-1], len(tried), len(tried) + len(left))
+            errors.seek(0)
+            if inside.returncode:
+                broken = errors.read().strip() or f"it ended with {inside.returncode}"
+        if not left or len(tried) == before:
+            break
+    return Result(wanted.scenario, tuple(tried), len(points), round(time.monotonic() - begin, 1), broken)

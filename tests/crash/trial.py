@@ -193,7 +193,7 @@ class Trial:
                 recover()
             except Failed as failure:
                 wrong.append(f"{recover.__name__.strip('_')}: {failure}")
-                self._start_over()
+                break
         return Tried(at, round(time.monotonic() - begin, 2), tuple(wrong))
 
     def _kill(self, at: str) -> None:
@@ -255,14 +255,6 @@ class Trial:
                 raise Failed(f"{what}:\n" + "\n".join(left[:20]))
             time.sleep(0.05)
 
-    def _start_over(self) -> None:
-        """After a failure: what is left is what the next point is compared with, so that a mistake shows once."""
-        self.has = None
-        ended = in_child(self.destroy)
-        if ended.error:
-            raise SystemExit(f"the lab cannot be used any longer: destroy says {ended.error}")
-        self.before = self.look()
-
 
 def _have_machines_halt() -> None:
     """Give emulated machines of this lab a firmware that ends at its first instruction: nobody here waits for them."""
@@ -288,7 +280,6 @@ def trial(scenario: Scenario, folder: Path) -> Iterator[Trial]:
         made.begin()
         made.know()
         yield made
-        made.end()
 
 
 #: `up` may do what it would otherwise ask for.

@@ -17,7 +17,7 @@ from ai_how.errors import ConfigurationError, HostError, RootNeeded
 from ai_how.host import foreign_firewalls, iptables, resolver
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.lock import host_held
-from ai_how.host.memory import is_root
+from ai_how.host.memory import is_root, tidy
 from ai_how.host.ports import list_listeners, read_listeners
 from ai_how.host.routes import find_way, list_routes, read_uplinks, return_routes
 from ai_how.plan.plan import Plan, Step
@@ -50,6 +50,8 @@ def shared(progress: Progress) -> Iterator[None]:
         progress(Note("another ai-how is changing this host; waiting for it to end"))
 
     with host_held(waiting):
+        if is_root():
+            tidy()
         yield
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ai_how.errors import StateError
-from ai_how.host.files import locked, write_atomically
+from ai_how.host.files import half, locked, write_atomically
 from ai_how.plan.plan import Plan
 
 VERSION = 1
@@ -126,6 +126,8 @@ def open_state(path: Path) -> Iterator[State]:
             f"the state file cannot be {path}", why="this is a folder", remedy="Name a file in it: --state PATH."
         )
     with locked(place.with_name(place.name + ".lock")):
+        with suppress(OSError):  # the next write says what is wrong
+            half(place).unlink(missing_ok=True)
         yield State(place, read_state(place))
 
 

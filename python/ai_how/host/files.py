@@ -35,6 +35,12 @@ def own_cache() -> Path | None:
     return None
 
 
+def half(path: Path) -> Path:
+    """Where what is to be at `path` is written first; a kill leaves it there, for the holder of the file's lock to
+    remove."""
+    return path.with_name(f".{path.name}.new")
+
+
 def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Replace `path` with `text`: readers and crashes see the old content or the new. Raises OSError.
 
@@ -42,7 +48,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:
     one behind, which the next write removes. In a directory of several users it may be somebody's, or lead elsewhere:
     it is never written into.
     """
-    new = path.with_name(f".{path.name}.new")
+    new = half(path)
     new.unlink(missing_ok=True)
     handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

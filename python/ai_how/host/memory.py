@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ai_how.errors import HostError
-from ai_how.host.files import write_atomically
+from ai_how.host.files import half, write_atomically
 
 DIRECTORY = Path("/var/lib/ai-how")
 
@@ -79,11 +79,22 @@ def keep(name: str, content: Mapping[str, Any], *, beside: str, text: str) -> No
 
 def forget(name: str) -> None:
     """Remove the file `name`, and the directory if it was the last; no error where it is gone already."""
+    path = DIRECTORY / name
     try:
-        (DIRECTORY / name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        half(path).unlink(missing_ok=True)
     except OSError as error:
         raise _trouble(name, error) from error
     with _ONE, contextlib.suppress(OSError):  # not empty, or gone
+        DIRECTORY.rmdir()
+
+
+def tidy() -> None:
+    """Remove what a kill has left of first writes: half a file, and the directory that nothing came into. Only for the
+    holder of the host's lock."""
+    with contextlib.suppress(OSError):  # not there, or not ours to clean: what stands in it is seen when it is used
+        for path in DIRECTORY.glob(".*.new"):
+            path.unlink(missing_ok=True)
         DIRECTORY.rmdir()
 
 

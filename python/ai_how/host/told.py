@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ai_how.errors import HostError
-from ai_how.host.files import write_atomically
+from ai_how.host.files import half, write_atomically
 
 #: The beginning of every file of ours.
 MARK = "# Written by ai-how, which overwrites it"
@@ -38,7 +38,7 @@ def read_lines(path: Path) -> tuple[str, ...] | None:
 def lines_of(path: Path) -> tuple[str, ...]:
     """The same of a file that need not be there; what a kill left half-written beside it counts as not read yet."""
     lines = read_lines(path) or ()
-    return (UNREAD, *lines) if _half(path).exists() else lines
+    return (UNREAD, *lines) if half(path).exists() else lines
 
 
 def file_of(directory: Path, name: str, suffix: str) -> Path:
@@ -52,8 +52,8 @@ def ours(directory: Path, suffix: str) -> dict[str, tuple[str, ...]]:
     What a kill left half-written counts as not read yet.
     """
     found: dict[str, tuple[str, ...]] = {}
-    for half in directory.glob(f".{_PREFIX}*.{suffix}.new"):
-        found[half.name.removeprefix(f".{_PREFIX}").removesuffix(f".{suffix}.new")] = (UNREAD,)
+    for cut in directory.glob(f".{_PREFIX}*.{suffix}.new"):
+        found[cut.name.removeprefix(f".{_PREFIX}").removesuffix(f".{suffix}.new")] = (UNREAD,)
     for whole in directory.glob(f"{_PREFIX}*.{suffix}"):
         if (lines := read_lines(whole)) is not None:
             found[whole.name.removeprefix(_PREFIX).removesuffix(f".{suffix}")] = lines
@@ -84,12 +84,7 @@ def untell(paths: Iterable[Path], reader: Callable[[], object]) -> None:
     for path in there:
         path.unlink(missing_ok=True)
     for path in paths:
-        _half(path).unlink(missing_ok=True)
-
-
-def _half(path: Path) -> Path:
-    """What host/files.py leaves when it is killed."""
-    return path.with_name(f".{path.name}.new")
+        half(path).unlink(missing_ok=True)
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

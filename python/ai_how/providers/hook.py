@@ -12,7 +12,7 @@ from pathlib import Path
 from ai_how.compile.hook import LOG, MARK, UNKNOWN
 from ai_how.errors import HostError, NotOurs
 from ai_how.host import daemon, memory
-from ai_how.host.files import write_atomically
+from ai_how.host.files import half, write_atomically
 from ai_how.host.libvirt import Libvirt
 from ai_how.resources.hook import PATH, Hook
 
@@ -93,6 +93,7 @@ def remove(libvirt: Libvirt, have: Hook) -> None:
     try:
         for file in (Path(LOG), Path(UNKNOWN)) if _stranger(path) else (path, Path(LOG), Path(UNKNOWN)):
             file.unlink(missing_ok=True)
+            half(file).unlink(missing_ok=True)
     except OSError as error:
         raise _trouble(path, error) from error
     for directory in reversed(made):
