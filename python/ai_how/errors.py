@@ -74,6 +74,10 @@ class NotReady(AiHowError):
     exit_code = 1
 
 
+class NodesSilent(NotReady):
+    """Nodes that answered before a change do not answer after it."""
+
+
 class UsageError(AiHowError):
     """The command or call itself is wrong: an unknown cluster, node or option."""
 

@@ -29,7 +29,7 @@ from ai_how.engine.events import Note
 from ai_how.engine.observe import Observed
 from ai_how.engine.site import Site
 from ai_how.engine.state import State, Undone, read_state
-from ai_how.errors import HostError, NotReady, PrivilegeError, Unconfirmed, UnsafeChange, UsageError, some
+from ai_how.errors import HostError, NodesSilent, NotReady, PrivilegeError, Unconfirmed, UnsafeChange, UsageError, some
 from ai_how.host import rendezvous
 from ai_how.plan.irreversible import irreversible
 from ai_how.plan.plan import Plan
@@ -161,16 +161,16 @@ def guarded(site: Site, state: State, order: Order) -> Iterator[Guard]:
     """Have the change that is made in the block undone unless it is confirmed in time after it; `changed` is to be set
     once the change is there.
 
-    Undone at once where the block ends otherwise, unless nothing is left to undo. NotReady is no such end: what is
-    there may be looked at, and confirmed.
+    Undone at once where the block fails, unless nothing is left to undo. That nodes have no lease in time is no such
+    failure: what is there may be looked at, and confirmed; that nodes were cut off is one.
     """
     guard = start(order)
     try:
         yield guard
-    except NotReady:
-        _let_count(site, guard, order)
-        raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, NotReady) and not isinstance(error, NodesSilent):
+            _let_count(site, guard, order)
+            raise
         record = state.clusters.get(order.cluster)
         if not guard.changed and (record is None or record.run is None):
             guard.tell(Word.WITHDRAWN)

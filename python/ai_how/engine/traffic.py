@@ -13,7 +13,7 @@ from ai_how.engine.answering import answering
 from ai_how.engine.events import NodeReady, Phase, Progress
 from ai_how.engine.observe import Observed
 from ai_how.engine.wait import Lease, leases
-from ai_how.errors import NotReady
+from ai_how.errors import NodesSilent
 from ai_how.host.libvirt import Libvirt
 from ai_how.plan.plan import Plan
 from ai_how.resources.base import Impact, Kind, Resource
@@ -49,7 +49,7 @@ def verify_traffic(
 ) -> None:
     """Wait up to `within` seconds until all nodes of `before` that still run as `want` has it answer.
 
-    Raises NotReady with those that do not, and where they should; they are left as they are.
+    Raises NodesSilent with those that do not, and where they should; they are left as they are.
     """
     nodes = [each for each in want if isinstance(each, Domain) and each.running and each.name in before]
     network = next((each for each in want if isinstance(each, VirtualNetwork)), None)
@@ -70,7 +70,7 @@ def verify_traffic(
         if left <= 0:
             break
     silent = sorted(each.name for each in nodes)
-    raise NotReady(
+    raise NodesSilent(
         f"{len(silent)} of the {len(before)} nodes that answered before the network was restarted do not answer",
         why="; ".join(f"{name} (at {', '.join(map(str, sorted(where[name]))) or 'no address'})" for name in silent),
         remedy="They run on. A guest that does not ask DHCP anew when its link comes back needs a restart: "
