@@ -41,6 +41,28 @@ def reload_network(network: str) -> bool:
     return True
 
 
+def serves(network: str) -> bool:
+    """Whether the dnsmasq of the libvirt network `network` runs. True also where that cannot be seen."""
+    try:
+        pid = int((_PIDS / f"{network}.pid").read_text())
+    except FileNotFoundError:
+        return not _PIDS.is_dir()
+    except ValueError:
+        return False
+    except OSError:
+        return True
+    return f"--conf-file={_LIBVIRTS}/{network}.conf" in _arguments(pid)
+
+
+def forget_bridge(bridge: str) -> None:
+    """Remove the leases and MACs that libvirt keeps by the name of a bridge whose dnsmasq ended. Raises HostError."""
+    try:
+        for each in ("status", "macs"):
+            (Path(_LIBVIRTS) / f"{bridge}.{each}").unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(f"the leases of {bridge} cannot be removed", why=error.strerror or str(error)) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """A dnsmasq in this network namespace: the words it was started with, and whose files it reads at its start."""

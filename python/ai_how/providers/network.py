@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ai_how.errors import HostError
+from ai_how.config.fields import BRIDGE_PATTERN
 from ai_how.host import dhcp, dnsmasq, told
 from ai_how.host.libvirt import Handle, Libvirt
 from ai_how.host.memory import is_root
@@ -83,6 +85,9 @@ def remove(libvirt: Libvirt, have: VirtualNetwork) -> None:
     handle = find(libvirt, have.name)
     if handle is not None:
         with libvirt.doing(f"cannot undefine network {have.name}"):
+        if have.bridge != want.bridge and re.fullmatch(BRIDGE_PATTERN, have.bridge) and is_root():
+            # libvirt does that for the bridge of a definition that goes, and not when one is replaced.
+            dnsmasq.forget_bridge(have.bridge)
             handle.undefine()
 
 
