@@ -30,9 +30,12 @@ from ai_how.resources.network import (
     Range,
     Reservation,
     VirtualNetwork,
+    as_it_runs,
     merged,
     range_changes,
+    read_dns_hosts,
     read_network,
+    read_reservations,
 )
 from ai_how.resources.pool import Pool, read_pool
 from ai_how.resources.seed import Seed, SeedContent, node_content
@@ -170,7 +173,7 @@ READ: dict[type, Callable[[Any], Any]] = {
 }
 
 #: What a definition cannot say of itself.
-SEEN = {(NETWORK, "saved"), (DOMAIN, "linked")}
+SEEN = {(NETWORK, "saved"), (NETWORK, "intact"), (NETWORK, "bridged"), (DOMAIN, "linked")}
 
 _RANGES = st.tuples(st.integers(0, 30), st.integers(0, 4)).map(
     lambda it: (IPv4Address("10.0.0.0") + it[0], IPv4Address("10.0.0.0") + it[0] + it[1])
@@ -201,6 +204,52 @@ def test_what_is_read_back_does_not_differ(base: Any) -> None:
 def test_the_last_values_of_optional_fields_survive_too() -> None:
     bare = replace(NETWORK, forward=Forward.NONE, dhcp_ranges=(), reservations=(), dns_hosts=(), forwarders=())
     assert READ[VirtualNetwork](bare) == bare
+
+
+def test_nodes_in_files_are_read_as_they_were_written() -> None:
+    reservations = OTHERS[NETWORK]["reservations"]
+    names = (DnsHost(IPv4Address("10.0.0.3"), ("one", "two")),)
+    assert read_reservations(each.to_line() for each in reservations) == reservations
+    assert read_dns_hosts(each.to_line() for each in names) == names
+    for line in ("", "52:54:00:00:00:02", "52:54:00:00:00:02,10.0.0.2,a,b", "52:54:00:00:00:02,10.0.0.x,a"):
+        with pytest.raises(ValueError):
+            read_reservations([line])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Reservation(IPv4Address("10.0.0.2"), "52:54:00:00:00:02", "a\ndhcp-script=/tmp/a"),
+        Reservation(IPv4Address("10.0.0.2"), "52:54:00:00:00:02,set:x", "a"),
+        DnsHost(IPv4Address("10.0.0.2"), ("a", "b\n192.0.2.1 c")),
+    ],
+)
+def test_words_that_somebody_edited_are_not_for_files_of_root(entry: Reservation | DnsHost) -> None:
+    assert not entry.is_plain
+    assert all(each.is_plain for each in NETWORK.reservations)
+    assert all(each.is_plain for each in NETWORK.dns_hosts)
+
+
+def test_what_runs_is_what_libvirt_has_and_what_files_add_under_the_mark_of_the_definition() -> None:
+    definition = replace(NETWORK, **OTHERS[NETWORK])
+    live = replace(definition, cluster="", dns_mode="isolated", policy=Policy(), upstream=(), dns_servers=())
+    assert as_it_runs(live, definition) == definition
+    few = replace(live, reservations=definition.reservations[:1], dns_hosts=())
+    found = as_it_runs(few, definition, reservations=definition.reservations, dns_hosts=definition.dns_hosts)
+    assert found == definition
+    assert as_it_runs(few, definition) == replace(
+        definition, reservations=definition.reservations[:1], dns_hosts=(), saved=False
+    )
+    edited = replace(definition, bridge="other")
+    assert as_it_runs(live, edited) == replace(definition, saved=False)
+
+
+@pytest.mark.parametrize("text", ["8.8.8.8\nconf-dir=/tmp", "/evil/", "8.8.8.8 x"])
+def test_servers_that_somebody_edited_to_something_else_are_none(text: str) -> None:
+    document = xml.parse(replace(NETWORK, upstream=("9.9.9.9",)).to_xml())
+    mark = next(each for each in document.iter() if each.get("upstream"))
+    mark.set("upstream", text)
+    assert read_network(xml.render(document), active=True, autostart=True) == replace(NETWORK, upstream=())
 
 
 @given(st.lists(_RANGES), _WANTED_RANGES)
@@ -239,7 +288,7 @@ def test_identity_follows_from_kind_and_name_alone() -> None:
 def test_live_changes_are_those_that_libvirt_can_make_under_running_machines() -> None:
     live = {each.name for each in fields(VirtualNetwork) if each.metadata.get("impact") is Impact.LIVE}
     mark = {"cluster", "dns_mode", "policy", "upstream", "dns_servers"}
-    assert live == {*mark, "dhcp_ranges", "reservations", "dns_hosts", "active", "autostart", "saved"}
+    assert live == {*mark, "dhcp_ranges", "reservations", "dns_hosts", "active", "autostart", "saved", "intact"}
     assert {each.name for each in fields(Volume) if "impact" not in each.metadata} == {"pool", "name"}
 
 
