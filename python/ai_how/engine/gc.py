@@ -85,16 +85,17 @@ def collect(site: Site, named: Collection[str]) -> Found:
 
 def look(libvirt: Libvirt, state: Path) -> tuple[Seen, tuple[str, ...]]:
     """What the host has that carries our mark, beside the file `state`; and why something could not be looked at."""
-    every = networks.observe_all(libvirt)
-    ours = tuple(each for each in every if each.cluster)
+    ours = tuple(each for each in networks.observe_all(libvirt) if each.cluster)
     there = tuple(pools.observe_all(libvirt))
     lost = {pool_cluster(each.name) for each in there} - {each.cluster for each in ours}
     unseen = []
     host: tuple[Resource, ...] = ()
     needed: tuple[Resource, ...] | None = None
     entries: tuple[Entry, ...] = ()
-    if why := _unjudged(libvirt, every):
-        unseen.append(why)
+    if urlsplit(libvirt.uri).path != "/system":
+        unseen.append(
+            f"what this host has outside libvirt is for the clusters of the system's, which {libvirt.uri} is not"
+        )
     else:
         host = tuple(each for kind in Kind if kind in OF_THE_HOST for each in PROVIDERS[kind].observe(libvirt, ""))
         needed = needed_for(ours, host)
@@ -115,22 +116,6 @@ def look(libvirt: Libvirt, state: Path) -> tuple[Seen, tuple[str, ...]]:
         papers=tuple(_papers()),
     )
     return seen, tuple(unseen)
-
-
-def _unjudged(libvirt: Libvirt, every: Collection[VirtualNetwork]) -> str:
-    """Why it cannot be said what the host outside libvirt needs; empty where it can."""
-    if urlsplit(libvirt.uri).path != "/system":
-        return (
-            f"rules, routes and files of this host are for clusters of the system's libvirt, which {libvirt.uri} is not"
-        )
-    for each in every:
-        handle = None if each.cluster else networks.find(libvirt, each.name)
-        if handle is not None and networks.is_ours(handle):
-            return (
-                f"rules, routes and files of this host were not looked at: network {each.name} has lost its mark, and "
-                "may need them (ai-how up of its cluster mends it)"
-            )
-    return ""
 
 
 def _entries(ours: Collection[VirtualNetwork]) -> tuple[tuple[Entry, ...], list[str]]:

@@ -1,12 +1,49 @@
-"""The door to links and the bridges they are ports of: asked of sysfs, set by iproute2."""
+"""The door to links and the bridges they are ports of: asked of sysfs and iproute2, set by the latter."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from ai_how.host.process import output
 
 _LINKS = Path("/sys/class/net")
+_INSTALL = "Install it: apt-get install iproute2"
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A bridge of this host: whether it is set up, and its IPv4 addresses."""
+
+    up: bool
+    addresses: frozenset[IPv4Address]
+
+
+def list_bridges() -> str:
+    """`ip -json address show type bridge`, as text. Everybody may ask. Raises CommandFailed."""
+    return output(["ip", "-json", "address", "show", "type", "bridge"], remedy=_INSTALL)
+
+
+def read_bridges(text: str) -> Mapping[str, Bridge]:
+    """Understands it: the bridges by name."""
+    return {
+        entry["ifname"]: Bridge(
+            "UP" in entry["flags"],
+            frozenset(IPv4Address(each["local"]) for each in entry["addr_info"] if each["family"] == "inet"),
+        )
+        for entry in json.loads(text or "[]")
+        if "ifname" in entry  # where nothing is to be shown some versions print an empty object
+    }
+
+
+def set_up(bridge: str, address: IPv4Interface) -> None:
+    """Set a bridge up, with this address as libvirt gives it. Raises CommandFailed. Takes CAP_NET_ADMIN."""
+    output(["ip", "link", "set", "dev", bridge, "up"], remedy=_INSTALL)
+    broadcast = str(address.network.broadcast_address)
+    output(["ip", "address", "replace", str(address), "broadcast", broadcast, "dev", bridge], remedy=_INSTALL)
 
 
 def bridge_of(link: str) -> str:
@@ -25,5 +62,5 @@ def attach(link: str, bridge: str, *, mtu: int) -> None:
     # A bridge without an MTU of its own takes the least of its ports': it comes first.
     output(
         ["ip", "link", "set", "dev", link, "mtu", str(mtu), "master", bridge],
-        remedy="Install it: apt-get install iproute2",
+        remedy=_INSTALL,
     )

@@ -6,17 +6,21 @@ import contextlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from ipaddress import IPv4Interface
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from ai_how.errors import HostError
 from ai_how.config.fields import BRIDGE_PATTERN
-from ai_how.host import dhcp, dnsmasq, told
+from ai_how.errors import HostError
+from ai_how.host import dhcp, dnsmasq, links, told
 from ai_how.host.libvirt import Handle, Libvirt
+from ai_how.host.libvirt_rules import let_through
 from ai_how.host.memory import is_root
 from ai_how.providers import attachment
 from ai_how.resources import xml
 from ai_how.resources.base import Impact, Kind, changes, identity_uuid, worst
 from ai_how.resources.network import (
+    DnsHost,
     Entry,
     Range,
     Reservation,
@@ -30,6 +34,10 @@ from ai_how.resources.network import (
     read_reservations,
 )
 from ai_how.resources.servers import File, file_path
+from ai_how.spec.naming import network_name
+
+#: Where a URI of the system's own libvirt leads: only that one has bridges.
+_SYSTEM = "/system"
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[VirtualNetwork]:
@@ -41,7 +49,11 @@ def observe_all(libvirt: Libvirt) -> list[VirtualNetwork]:
     """Every network of the host, whoever made it. `cluster` is empty where it carries no mark."""
     with libvirt.doing("cannot list the host's networks"):
         handles = libvirt.connection.listAllNetworks()
-    return [network for handle in handles if (network := _read(libvirt, handle)) is not None]
+    found = [network for handle in handles if (network := _read(libvirt, handle)) is not None]
+    if any(each.cluster and each.active for each in found) and urlsplit(libvirt.uri).path == _SYSTEM:
+        bridges = links.read_bridges(links.list_bridges())
+        found = [_judged(each, bridges) if each.cluster and each.active else each for each in found]
+    return found
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
@@ -64,6 +76,8 @@ def create(libvirt: Libvirt, want: VirtualNetwork) -> None:
 def change(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None:
     """Change what runs as far as that goes, and define the same; else stop it, define it and start it again, with the
     machines that run on it."""
+    # An undo to one that did not work leaves it at work.
+    want = replace(want, intact=True, bridged=True)
     costs = worst(tuple(each.impact for each in changes(want, have)))
     restarts = have.active and costs is not Impact.LIVE
     if have.active and want.active and not restarts:
@@ -72,6 +86,9 @@ def change(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None
         if have.active:
             attachment.let_go(libvirt, have, want)
             _stop(libvirt, want.name)
+        if have.bridge != want.bridge and re.fullmatch(BRIDGE_PATTERN, have.bridge) and is_root():
+            # libvirt does that for the bridge of a definition that goes, and not when one is replaced.
+            dnsmasq.forget_bridge(have.bridge)
         _begin_anew(want)
     _define(libvirt, want)
     _set_power(libvirt, want)
@@ -85,9 +102,6 @@ def remove(libvirt: Libvirt, have: VirtualNetwork) -> None:
     handle = find(libvirt, have.name)
     if handle is not None:
         with libvirt.doing(f"cannot undefine network {have.name}"):
-        if have.bridge != want.bridge and re.fullmatch(BRIDGE_PATTERN, have.bridge) and is_root():
-            # libvirt does that for the bridge of a definition that goes, and not when one is replaced.
-            dnsmasq.forget_bridge(have.bridge)
             handle.undefine()
 
 
@@ -111,11 +125,14 @@ def _read(libvirt: Libvirt, handle: Handle) -> VirtualNetwork | None:
         )
         if not ours:
             return replace(network, cluster="")
+        # Its identity is of its name, and that of the cluster's, should somebody have edited our mark away.
+        named = network.name.removesuffix(network_name(""))
         if not active:
-            return network
+            return replace(network, cluster=network.cluster or named)
         definition = read_network(handle.XMLDesc(defined), active=active, autostart=autostart)
         # libvirt shows one that somebody undefined while it was active as if it were defined.
-        return _observed(network, replace(definition, saved=bool(handle.isPersistent())))
+        definition = replace(definition, cluster=definition.cluster or named, saved=bool(handle.isPersistent()))
+        return _observed(network, definition)
     except api.libvirtError as error:
         if error.get_error_code() == api.VIR_ERR_NO_NETWORK:  # gone since it was listed
             return None
@@ -133,6 +150,26 @@ def _observed(live: VirtualNetwork, definition: VirtualNetwork) -> VirtualNetwor
         return replace(as_it_runs(live, definition), saved=False)
     network = as_it_runs(live, definition, reservations=reservations, dns_hosts=dns_hosts)
     return replace(network, saved=network.saved and told.UNREAD not in (*hosts, *names))
+
+
+def _judged(network: VirtualNetwork, bridges: Mapping[str, links.Bridge]) -> VirtualNetwork:
+    """An active network as it works. Of what only root could mend in place, others see that a restart is needed."""
+    bridge = bridges.get(network.bridge)
+    if bridge is None:
+        return replace(network, bridged=False)
+    at_work = bridge.up and network.gateway in bridge.addresses
+    return replace(network, intact=at_work and dnsmasq.serves(network.name), bridged=at_work or is_root())
+
+
+def _mend(libvirt: Libvirt, handle: Handle, want: VirtualNetwork) -> None:
+    """Have its bridge up, with its address, and its dnsmasq run, without a word to its machines."""
+    if is_root():
+        links.set_up(want.bridge, IPv4Interface((want.gateway, want.subnet.prefixlen)))
+    if not dnsmasq.serves(want.name):
+        # libvirt starts it when it has something new to tell it.
+        api, word = libvirt.api, DnsHost(want.gateway, ("ai-how-was-here",)).to_element()
+        for command in (api.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, api.VIR_NETWORK_UPDATE_COMMAND_DELETE):
+            _update_one(libvirt, handle, command, api.VIR_NETWORK_SECTION_DNS_HOST, word)
 
 
 def _read_ones(lines: Iterable[str]) -> list[str]:
@@ -185,14 +222,18 @@ def _change_running(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork
     to files of ours, all of it at once; what goes is taken out of what libvirt has.
     """
     handle = libvirt.get(libvirt.connection.networkLookupByName, want.name)
+    if not have.intact:
+        _mend(libvirt, handle, want)
     with libvirt.doing(f"cannot read network {want.name}"):
         text = handle.XMLDesc(0)
     live = read_network(text, active=True, autostart=have.autostart)
-    if live.dhcp_ranges != want.dhcp_ranges:
-        _update_ranges(libvirt, handle, *range_changes(read_ranges(text), want.dhcp_ranges))
     hosts, names = libvirt.api.VIR_NETWORK_SECTION_IP_DHCP_HOST, libvirt.api.VIR_NETWORK_SECTION_DNS_HOST
     in_files = live.has_files and is_root()
-    reservations = _update(libvirt, handle, hosts, live.reservations, want.reservations, in_files=in_files)
+    rules_anew = live.dhcp_ranges != want.dhcp_ranges or not {*live.reservations} <= {*want.reservations}
+    with let_through(live.bridge) if in_files and rules_anew else contextlib.nullcontext():
+        if live.dhcp_ranges != want.dhcp_ranges:
+            _update_ranges(libvirt, handle, *range_changes(read_ranges(text), want.dhcp_ranges))
+        reservations = _update(libvirt, handle, hosts, live.reservations, want.reservations, in_files=in_files)
     dns_hosts = _update(libvirt, handle, names, live.dns_hosts, want.dns_hosts, in_files=in_files)
     if in_files:
         files = dict(zip(_paths(want.name), (reservations, dns_hosts), strict=True))

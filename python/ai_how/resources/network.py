@@ -100,7 +100,8 @@ class VirtualNetwork:
     of ours say them (resources/servers.py); `dns_servers` are those that these tell nodes to ask instead of it.
 
     What is observed of an active network is what runs. `saved` is False where its definition says something else, so
-    that a restart would change it, or where a file of ours was not read yet.
+    that a restart would change it, or where a file of ours was not read yet. `intact` is False where its dnsmasq ended,
+    or its bridge is down or without its address, `bridged` where its bridge is gone: libvirt notices nothing of these.
     """
 
     kind: ClassVar[Kind] = Kind.NETWORK
@@ -126,6 +127,8 @@ class VirtualNetwork:
     upstream: tuple[str, ...] = managed(Impact.LIVE, default=())
     dns_servers: tuple[str, ...] = managed(Impact.LIVE, default=())
     saved: bool = managed(Impact.LIVE, default=True)
+    intact: bool = managed(Impact.LIVE, default=True)
+    bridged: bool = managed(Impact.RESTART, default=True)
 
     @property
     def key(self) -> str:
