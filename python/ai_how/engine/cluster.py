@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
 
 from ai_how.config.load import Document
 from ai_how.engine.carry_out import carry_out
 from ai_how.engine.discovery import leave_registered, settle
-from ai_how.engine.events import Event, Note, Phase, Planned, Progress, StepDone, silent
+from ai_how.engine.events import Note, Phase, Planned, Progress, silent
 from ai_how.engine.guard import guarded, order_for, refuse_irreversible, refuse_unconfirmed
 from ai_how.engine.hostwide import refuse_without_root, say_obstacles, say_ways_back, shared, wanted_of_host
 from ai_how.engine.observe import Observed, observe
 from ai_how.engine.prepare import check, foresee, observe_awake, prepare, refuse_stale, refuse_without_consent
+from ai_how.engine.readiness import Readiness
 from ai_how.engine.site import Site as Site  # what every verb takes
 from ai_how.engine.state import State, open_state
 from ai_how.engine.status import ClusterStatus, read_status
-from ai_how.engine.traffic import verify_traffic, who_answers
-from ai_how.engine.wait import leases, wait_for_leases
+from ai_how.engine.wait import leases
 from ai_how.errors import HostError
 from ai_how.host import dhcp
 from ai_how.host.libvirt import Libvirt
@@ -28,7 +26,7 @@ from ai_how.plan.plan import Plan, Step, make_plan
 from ai_how.providers import domain as domains
 from ai_how.providers import network as networks
 from ai_how.providers import pool as pools
-from ai_how.resources.base import Impact, Resource, identify
+from ai_how.resources.base import Impact, Resource
 from ai_how.resources.domain import Domain
 from ai_how.resources.network import VirtualNetwork
 from ai_how.spec.cluster import Cluster
@@ -84,8 +82,6 @@ def up(
     """
     libvirt, progress = site.libvirt, site.progress
     name = document.model.clusters[key].name
-    before: dict[str, int] = {}
-    answered: Mapping[str, IPv4Address] = {}
     with open_state(site.state) as state, held(libvirt.uri, name), ExitStack() as guards:
         refuse_unconfirmed(libvirt.uri, name)
         with shared(progress):
@@ -93,11 +89,9 @@ def up(
             if expect is not None:
                 # As `plan` looked, which wakes no pool.
                 refuse_stale(foresee(libvirt, document, [key], start=start, progress=silent)[0], expect)
-            ready = prepare(
-                libvirt, document, key, start=start, observed=observe_awake(libvirt, name), progress=progress
-            )
+            awake = observe_awake(libvirt, name)
+            ready = prepare(libvirt, document, key, start=start, observed=awake, progress=progress)
             spec, plan, observed = ready.spec, ready.plan, ready.observed
-            kept = {each.name: each for each in observed.domains if each.running}
             if plan:
                 refuse_without_root(name, plan)
                 check(libvirt, document, ready, progress)
@@ -105,21 +99,14 @@ def up(
                     refuse_irreversible(name, plan)
                 progress(Planned(name, plan))
                 refuse_without_consent(name, plan, remove_nodes=remove_nodes, disturb_nodes=disturb_nodes)
+            readiness = Readiness(libvirt, ready)
+            if plan:
                 guard = None
                 if confirm_within is not None:
                     order = order_for(site, name, observed, ready.want, confirm_within)
                     guard = guards.enter_context(guarded(site, state, order))
-                before |= _expiries(libvirt, spec, plan)
-                answered = who_answers(libvirt, observed, plan)
-                network = next(identify(each) for each in ready.want if isinstance(each, VirtualNetwork))
-
-                def watch(event: Event) -> None:
-                    if isinstance(event, StepDone) and event.step.target == network:
-                        # Now that it is active its old leases can be seen, and no machine runs that could renew one.
-                        before.update(_expiries(libvirt, spec, plan))
-                    progress(event)
-
-                observed = carry_out(replace(site, progress=watch), state, "up", name, plan, lambda _: ready.want)
+                watching = replace(site, progress=readiness.watch(progress))
+                observed = carry_out(watching, state, "up", name, plan, lambda _: ready.want)
                 if guard is not None:
                     guard.changed = True
                 _say_pending(plan, progress)
@@ -129,12 +116,11 @@ def up(
             say_obstacles(libvirt, spec, observed.host, progress)
             state.remember(name, libvirt.uri)
             state.finish(name)
-        verify_traffic(libvirt, answered, ready.want, progress)
+        readiness.verify_traffic(progress)
         for node in sorted(domains.paused(libvirt) & {each.name for each in observed.domains}):
             progress(Note(f"{node} is paused and stays so; let it go on: virsh resume {node}", warning=True))
         if wait:
-            nodes = _to_wait_for(libvirt, spec, ready.want, kept, progress)
-            _wait(site, spec, nodes, before, within)
+            readiness.wait(within, progress)
             if plan:
                 observed = observe(libvirt, name)
         return Outcome(plan.steps, read_status(libvirt, name, observed), confirm_within if plan else None)
@@ -195,54 +181,6 @@ def clusters(libvirt: Libvirt) -> tuple[str, ...]:
     found = {each.cluster for each in networks.observe_all(libvirt) if each.cluster}
     found |= {each.cluster for each in domains.observe_all(libvirt) if each.cluster}
     return tuple(sorted(found | pools.clusters(libvirt)))
-
-
-def _to_wait_for(
-    libvirt: Libvirt, spec: Cluster, want: Iterable[Resource], kept: Mapping[str, Domain], progress: Progress
-) -> list[Domain]:
-    """The nodes whose leases are to be waited for: those that run, but for those of `kept` that ran before with
-    another address, which they keep until they ask anew. Says which.
-    """
-    held = {each.mac: each.ip for each in leases(libvirt, spec.network.name)}
-    addresses = {node.name: node.ip for node in spec.nodes}
-    nodes = []
-    for each in want:
-        if not isinstance(each, Domain) or not each.running:
-            continue
-        now, ip = kept.get(each.name), addresses[each.name]
-        if now is not None and now.mac != each.mac:
-            continue  # named among what waits for the next start
-        if now is not None and ip is not None and held.get(each.mac, ip) != ip:
-            text = f"{each.name} keeps {held[each.mac]} until it is restarted or renews its lease; then it gets {ip}"
-            progress(Note(text, warning=True))
-        else:
-            nodes.append(each)
-    return nodes
-
-
-def _wait(site: Site, spec: Cluster, nodes: Collection[Domain], before: dict[str, int], within: float) -> None:
-    wait_for_leases(
-        site.libvirt,
-        spec.network.name,
-        nodes,
-        {node.mac: node.ip for node in spec.nodes if node.ip is not None},
-        before=before,
-        within=within,
-        progress=site.progress,
-    )
-
-
-def _expiries(libvirt: Libvirt, spec: Cluster, plan: Plan) -> dict[str, int]:
-    """When the leases end that nodes still hold from an earlier life, of those that this plan starts."""
-    # One that goes on where it was saved goes on with its lease, too, and does not ask for it again.
-    resumed = domains.saved(libvirt)
-    started = {
-        step.want.mac
-        for step in plan.steps
-        if isinstance(step.want, Domain) and step.want.running and not (step.have is not None and step.have.up)
-        if step.want.name not in resumed
-    }
-    return {each.mac: each.expires for each in leases(libvirt, spec.network.name) if each.mac in started}
 
 
 def _at_rest(observed: Observed, name: str) -> tuple[Resource, ...]:

@@ -1,0 +1,90 @@
+"""When the nodes of a cluster that was brought up are ready: which are waited for, and what their old leases tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+
+from ai_how.engine.events import Event, Note, Progress, StepDone
+from ai_how.engine.prepare import Prepared
+from ai_how.engine.traffic import verify_traffic, who_answers
+from ai_how.engine.wait import leases, wait_for_leases
+from ai_how.host.libvirt import Libvirt
+from ai_how.providers import domain as domains
+from ai_how.resources.base import Kind
+from ai_how.resources.domain import Domain
+
+
+class Readiness:
+    """What nodes have before a plan is carried out, to tell afterwards what they have of it."""
+
+    def __init__(self, libvirt: Libvirt, ready: Prepared) -> None:
+        self._libvirt, self._ready = libvirt, ready
+        self._kept = {each.name: each for each in ready.observed.domains if each.running}
+        self._expiries: dict[str, int] = self._read_expiries() if ready.plan else {}
+        self._answered: Mapping[str, IPv4Address] = (
+            who_answers(libvirt, ready.observed, ready.plan) if ready.plan else {}
+        )
+
+    def watch(self, progress: Progress) -> Progress:
+        """`progress`, listened to: a network that becomes active shows its old leases, when no machine runs yet that
+        could renew one."""
+
+        def tell(event: Event) -> None:
+            if isinstance(event, StepDone) and event.step.target.kind is Kind.NETWORK:
+                self._expiries.update(self._read_expiries())
+            progress(event)
+
+        return tell
+
+    def verify_traffic(self, progress: Progress) -> None:
+        """Wait for the nodes that answered before a restart of their network. Raises NodesSilent."""
+        verify_traffic(self._libvirt, self._answered, self._ready.want, progress)
+
+    def wait(self, within: float, progress: Progress) -> None:
+        """Wait up to `within` seconds for the leases of the nodes that run. Raises NotReady."""
+        spec = self._ready.spec
+        wait_for_leases(
+            self._libvirt,
+            spec.network.name,
+            self._to_wait_for(progress),
+            {node.mac: node.ip for node in spec.nodes if node.ip is not None},
+            before=self._expiries,
+            within=within,
+            progress=progress,
+        )
+
+    def _to_wait_for(self, progress: Progress) -> list[Domain]:
+        """The nodes that run, but for those that ran before with another address, which they keep until they ask anew.
+        Says which."""
+        spec = self._ready.spec
+        held = {each.mac: each.ip for each in leases(self._libvirt, spec.network.name)}
+        addresses = {node.name: node.ip for node in spec.nodes}
+        nodes = []
+        for each in self._ready.want:
+            if not isinstance(each, Domain) or not each.running:
+                continue
+            now, ip = self._kept.get(each.name), addresses[each.name]
+            if now is not None and now.mac != each.mac:
+                continue  # named among what waits for the next start
+            if now is not None and ip is not None and held.get(each.mac, ip) != ip:
+                text = (
+                    f"{each.name} keeps {held[each.mac]} until it is restarted or renews its lease; then it gets {ip}"
+                )
+                progress(Note(text, warning=True))
+            else:
+                nodes.append(each)
+        return nodes
+
+    def _read_expiries(self) -> dict[str, int]:
+        """When the leases end that nodes still hold from an earlier life, of those that the plan starts."""
+        # One that goes on where it was saved goes on with its lease, too, and does not ask for it again.
+        resumed = domains.saved(self._libvirt)
+        started = {
+            step.want.mac
+            for step in self._ready.plan.steps
+            if isinstance(step.want, Domain) and step.want.running and not (step.have is not None and step.have.up)
+            if step.want.name not in resumed
+        }
+        held = leases(self._libvirt, self._ready.spec.network.name)
+        return {each.mac: each.expires for each in held if each.mac in started}
