@@ -174,7 +174,8 @@ def _with_sleeping_files(observed: Observed, want: Iterable[Resource], progress:
     They are taken to be as they should; `up` looks at them once it has started the pool.
     """
     awake = {each.name for each in observed.resources if isinstance(each, Pool) and each.active}
-    place = {each.name: each.path for each in want if isinstance(each, Pool) and each.name not in awake}
+    asleep = [each for each in want if isinstance(each, Pool) and each.name not in awake]
+    place = {each.name: each.path for each in asleep if Path(each.path).is_dir()}
     files = tuple(
         each
         for each in want
