@@ -51,8 +51,11 @@ SILENT_FOR = 5.0
 TRY_FOR = 60.0
 TRY_EVERY = 1.0
 
+#: Fields that say whether a resource is in order; what is gone back to always is.
+_HEALTH = frozenset({"saved", "linked", "intact", "bridged"})
+
 #: Seconds that machines which did not run before have for a graceful end.
-SHUTDOWN_WITHIN = 30.0
+SHUTDOWN_WITHIN = 10.0
 
 
 def elapsed() -> float:
@@ -294,8 +297,8 @@ def _restored(before: tuple[Resource, ...], observed: Observed) -> Iterator[Reso
 
 
 def _whole(resource: Resource) -> Resource:
-    """The same without what was wrong with it: whether it is on disk as it runs, and linked, is for a plan to mend."""
-    wrong = {each.name: True for each in fields(resource) if each.name in ("saved", "linked")}  # type: ignore[arg-type]
+    """The same without what was wrong with it."""
+    wrong = {each.name: True for each in fields(resource) if each.name in _HEALTH}  # type: ignore[arg-type]
     return replace(resource, **wrong) if wrong else resource  # type: ignore[type-var]
 
 
@@ -314,15 +317,15 @@ def tell(text: str) -> None:
 
 
 def main() -> None:
-    """Take the order, become nobody's child, and guard."""
-    order = read_order(json.loads(sys.stdin.buffer.readline()))
+    """Become nobody's child, take the order, and guard."""
+    if os.fork():
+        os._exit(0)
     syslog.openlog("ai-how", syslog.LOG_PID, syslog.LOG_DAEMON)
+    order = read_order(json.loads(sys.stdin.buffer.readline()))
     try:
         server = rendezvous.listen(name_of(order.uri, order.cluster))
     except InUse as error:
         sys.exit(str(error))
-    if os.fork():
-        os._exit(0)
     print("ready", flush=True)  # noqa: T201 - to whoever started us
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):
