@@ -330,10 +330,10 @@ def undo(uri: str, cluster: str, state: Path) -> Undone:
 def _met(uri: str, cluster: str, state: Path) -> Iterator[tuple[socket.socket, Pending]]:
     """The guard of the change of `cluster`, and how far that is."""
     guard = rendezvous.meet(name_of(uri, cluster), within=_ANSWERS_WITHIN)
-    if guard is None:
+    found = None if guard is None else _hear(guard)
+    if guard is None or found is None:
         raise _nothing_waits(uri, cluster, state)
     with guard:
-        found = _hear(guard)
         user = rendezvous.owner(guard)
         if os.geteuid() not in (0, user):
             raise PrivilegeError(
@@ -389,11 +389,15 @@ def _ask(name: str) -> Pending | None:
         return _hear(connection)
 
 
-def _hear(connection: socket.socket) -> Pending:
+def _hear(connection: socket.socket) -> Pending | None:
+    """What a guard says of its change; None where it ended first."""
     try:
-        data = rendezvous.hear(connection)
+        if (data := rendezvous.hear(connection)) is None:
+            return None
         phase = Phase(data["phase"])
         return Pending(str(data["uri"]), str(data["cluster"]), phase, float(data["left"]), str(data["why"]))
+    except ConnectionResetError:
+        return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         user = _name_of_user(rendezvous.owner(connection))
         raise HostError(
