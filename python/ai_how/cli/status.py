@@ -8,7 +8,7 @@ import typer
 
 from ai_how.cli.options import Options
 from ai_how.cli.site import ClusterOption, Target, choose
-from ai_how.cli.terminal import paint, print_json, say, table
+from ai_how.cli.terminal import note, paint, print_json, say, table
 
 if TYPE_CHECKING:
     from ai_how.engine.status import ClusterStatus
@@ -26,14 +26,14 @@ _COLOURS = {
 def status(ctx: typer.Context, target: Target = None, cluster: ClusterOption = None) -> int:
     """Show the network and the nodes of clusters, with their leases.
 
-    Exit code 1 where a cluster asked for is not there or not wholly at work.
+    Exit code 1 where a cluster asked for is not there, not wholly at work, or not as it was made.
     """
-    from ai_how.engine import cluster as engine
+    from ai_how.engine.status import survey
     from ai_how.host.libvirt import Libvirt
 
     options: Options = ctx.obj
     with Libvirt(options.connect) as libvirt:
-        found = [engine.status(libvirt, each.name, each.spec) for each in choose(libvirt, target, cluster)]
+        found = survey(libvirt, choose(libvirt, target, cluster))
     if options.json:
         answers = [each.to_json() for each in found]
         print_json(answers[0] if len(answers) == 1 else answers)
@@ -42,7 +42,7 @@ def status(ctx: typer.Context, target: Target = None, cluster: ClusterOption = N
             show(each)
         if not found:
             say("no clusters on this host")
-    return 0 if all(each.at_work for each in found) else 1
+    return 0 if all(each.at_work and not each.drift for each in found) else 1
 
 
 def show(found: ClusterStatus) -> None:
@@ -64,6 +64,10 @@ def show(found: ClusterStatus) -> None:
             for node in found.nodes
         ]
         table(("node", "role", "state", "mac", "ip", "lease"), rows, indent="  ")
+    for each in found.drift:
+        say(f"  {paint('drift:', 'yellow')} {each}")
+    for why in found.unseen:
+        note(f"not looked at: {why}")
 
 
 def _state(state: str) -> str:

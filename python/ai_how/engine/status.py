@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import PurePosixPath
 from typing import Any
 
-from ai_how.engine.observe import Observed
+from ai_how.engine.drift import Drift, find_drift, look_host_wide
+from ai_how.engine.observe import Observed, observe
 from ai_how.engine.wait import Lease, leases
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import domain as domains
@@ -89,12 +90,18 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """A cluster as the host has it; the controller is the first node. `storage` is the directory of its disks."""
+    """A cluster as the host has it; the controller is the first node. `storage` is the directory of its disks.
+
+    `drift` is what is not as it was made, `unseen` why something of that could not be looked at; both are empty where
+    nobody looked (`survey` does).
+    """
 
     cluster: str
     network: NetworkStatus
     nodes: tuple[NodeStatus, ...]
     storage: PurePosixPath | None = None
+    drift: tuple[Drift, ...] = ()
+    unseen: tuple[str, ...] = ()
 
     @property
     def exists(self) -> bool:
@@ -116,6 +123,8 @@ class ClusterStatus:
             "cluster": self.cluster,
             "network": self.network.to_json(),
             "nodes": [node.to_json() for node in self.nodes],
+            "drift": [each.to_json() for each in self.drift],
+            "unseen": list(self.unseen),
         }
 
 
@@ -123,6 +132,19 @@ def _node_state(node: Domain, paused: Collection[str]) -> NodeState:
     if not node.running:
         return NodeState.STOPPED
     return NodeState.PAUSED if node.name in paused else NodeState.RUNNING
+
+
+def survey(libvirt: Libvirt, clusters: Iterable[tuple[str, Cluster | None]]) -> list[ClusterStatus]:
+    """The status of clusters, by name and (where a configuration names them) spec, with what drifted of each."""
+    found: list[ClusterStatus] = []
+    host = None
+    for name, spec in clusters:
+        observed = observe(libvirt, name, host=False)
+        host = host or look_host_wide(libvirt, observed.networks)
+        status = read_status(libvirt, name, observed, spec)
+        guarded = observed.network is not None and observed.network.policy.firewall.enabled
+        found.append(replace(status, drift=find_drift(observed, host), unseen=host.unseen if guarded else ()))
+    return found
 
 
 def read_status(libvirt: Libvirt, cluster: str, observed: Observed, spec: Cluster | None = None) -> ClusterStatus:
