@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from tests.crash.point import SCENARIOS, Point, Scenario, Tried, Verb
+from tests.crash.point import Point, Tried, Verb
 from tests.crash.run import Result, Wanted, attempt
 from tests.fetched import CONSUL, RESOLVERS, fetched
 
@@ -28,16 +28,16 @@ def main(words: Sequence[str]) -> int:
         return 3
     fetched(CONSUL, suite="bullseye")
     fetched(RESOLVERS)
+    modes, verbs = tuple(chosen.mode or DnsMode), tuple(chosen.verb or Verb)
     if chosen.point:
         point = Point.parse(chosen.point)
-        wanted = [Wanted(point.scenario, only=point.at)]
-    else:
-        size = FAST if chosen.fast else chosen.sample
         wanted = [
-            Wanted(each, size=size, libvirt=chosen.deep)
-            for each in SCENARIOS
-            if each.mode in (chosen.mode or DnsMode) and each.verb in (chosen.verb or Verb)
+            Wanted(point.scenario.mode, (point.scenario.verb,), only=(str(point),), libvirt="/call " in str(point))
         ]
+    elif chosen.fast:
+        wanted = [Wanted(each, verbs, size=FAST, alternate=True) for each in modes]
+    else:
+        wanted = [Wanted(each, verbs, size=chosen.sample, libvirt=chosen.deep) for each in modes]
     begin = time.monotonic()
     results = attempt(wanted, _Line().say, jobs=chosen.jobs)
     _report(results, time.monotonic() - begin)
@@ -57,7 +57,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--mode", type=DnsMode, action="append", choices=[*DnsMode], metavar="MODE", help="only this mode"
     )
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="how many labs at once (2)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="how many labs at once (2); each has one mode")
     parser.add_argument("--point", default="", metavar="NAME", help="only this point, by the name that a failure has")
     return parser.parse_args(words)
 
@@ -68,21 +68,20 @@ class _Line:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._begin = time.monotonic()
-        self._done: dict[Scenario, tuple[int, int]] = {}
+        self._done: dict[str, tuple[int, int]] = {}
         self._lost = 0
 
-    def say(self, scenario: Scenario, tried: Tried, number: int, of: int) -> None:
+    def say(self, tried: Tried, number: int, of: int) -> None:
         with self._lock:
-            self._done[scenario] = (number, of)
+            self._done[tried.point.partition("/")[0]] = (number, of)
             self._lost += bool(tried.wrong)
             if tried.wrong:
-                _over(f"not survived: {Point(scenario, tried.at)}\n")
+                _over(f"not survived: {tried.point}\n")
             points = sum(each for each, _ in self._done.values())
             under_way = ", ".join(f"{name} {n}/{of}" for name, (n, of) in self._done.items() if n < of)
             if sys.stderr.isatty():
-                _over(
-                    f"{time.monotonic() - self._begin:.0f} s: {points} points, {self._lost} not survived; {under_way}"
-                )
+                seconds = time.monotonic() - self._begin
+                _over(f"{seconds:.0f} s: {points} points, {self._lost} not survived; {under_way}")
 
 
 def _over(text: str) -> None:
@@ -92,19 +91,24 @@ def _over(text: str) -> None:
 def _report(results: Sequence[Result], seconds: float) -> None:
     _over("")
     for result in results:
-        for point, wrong in result.failed:
-            print(f"not survived: {point}")
-            print("\n".join(f"    {line}" for text in wrong for line in text.splitlines()))
-            print(f"    again: scripts/crash --point {shlex.quote(str(point))}")
+        for each in result.failed:
+            print(f"not survived: {each.point}")
+            print("    " + each.wrong.replace("\n", "\n    "))
+            print(f"    again: scripts/crash --point {shlex.quote(each.point)}")
         if result.broken:
-            print(f"{result.scenario} broke off:\n    " + result.broken.replace("\n", "\n    "))
-    for result in results:
-        print(
-            f"{result.scenario!s:28} points tried {len(result.tried):4}, survived {result.survived:4}"
-            f"  (of {result.known}; {result.seconds:.0f} s)"
-        )
-    tried, survived = sum(len(each.tried) for each in results), sum(each.survived for each in results)
-    print(f"{'all':28} points tried {tried:4}, survived {survived:4}  ({seconds:.0f} s)")
+            print(f"{result.wanted.mode} broke off:\n    " + result.broken.replace("\n", "\n    "))
+    print(table(results, seconds))
+
+
+def table(results: Sequence[Result], seconds: float) -> str:
+    """The count of every verb and mode, and of all."""
+    counts = [count for result in results for count in result.counts().items()]
+    lines = [
+        f"{scenario!s:27} points tried {tried:4}, survived {survived:4}  (it has {known})"
+        for scenario, (tried, survived, known) in counts
+    ]
+    total = [sum(numbers) for numbers in zip(*(count for _, count in counts), strict=True)]
+    return "\n".join([*lines, f"{'all':27} points tried {total[0]:4}, survived {total[1]:4}  ({seconds:.0f} s)"])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""The part of the harness that runs inside a lab: one scenario, a line of JSON for every point as it is tried.
+"""The part of the harness that runs inside a lab: one DNS mode, what is wanted of it as JSON on standard input.
 
-`python -m tests.crash.inside MODE/VERB LIBVIRT SIZE`: SIZE points of it (0: all), and with LIBVIRT 1 every call of
-libvirt's is one, too. `… MODE/VERB LIBVIRT 0 AT…`: those called so. First comes a line with all that it has, and one
-with those that will be tried. It ends with the first that is not survived: the lab is no longer clean.
+First come two lines: all points that there are, and those that will be tried. Then one for each as it is tried. It ends
+with the first that is not survived: the lab is no longer clean.
 """
 
 from __future__ import annotations
@@ -12,25 +11,32 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.crash.point import Scenario, sample
+from tests.crash.point import Point, Recovery, Scenario, Verb, sample
 from tests.crash.trial import trial
 
+from ai_how.spec.network import DnsMode
 
-def main(name: str, libvirt: str, size: str, *only: str) -> int:
-    scenario = Scenario.parse(name)
-    with tempfile.TemporaryDirectory() as folder, trial(scenario, Path(folder)) as tried:
-        points = tried.recorded(libvirt=libvirt == "1")
-        chosen = only or (points if size == "0" else sample(scenario, points, int(size)))
-        for each in (points, chosen):
-            print(json.dumps(each), flush=True)
-        for at in chosen:
-            result = tried.attempt(at)
+
+def main() -> int:
+    wanted = json.load(sys.stdin)
+    mode = DnsMode(wanted["mode"])
+    with tempfile.TemporaryDirectory() as folder, trial(mode, Path(folder)) as tried:
+        seen = tried.record([Verb(each) for each in wanted["verbs"]], libvirt=wanted["libvirt"])
+        known = [Point(Scenario(mode, verb), at) for verb, instants in seen.items() for at in instants]
+        chosen = [Point.parse(each) for each in wanted["only"]] or known
+        if wanted["size"]:
+            scenarios = [Scenario(mode, verb) for verb in seen]
+            chosen = [Point(each, at) for each in scenarios for at in sample(each, seen[each.verb], wanted["size"])]
+        for points in (known, chosen):
+            print(json.dumps([str(each) for each in points]), flush=True)
+        for number, point in enumerate(chosen):
+            ways = list(Recovery)
+            result = tried.attempt(point, [ways[number % 2]] if wanted["alternate"] else ways)
             print(result.to_json(), flush=True)
             if result.wrong:
-                return 0
-        tried.end()
+                break
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

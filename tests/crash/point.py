@@ -22,23 +22,13 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One verb in one DNS mode: the points of a scenario are tried one after the other in a lab of their own."""
+    """One verb in one DNS mode."""
 
     mode: DnsMode
     verb: Verb
 
     def __str__(self) -> str:
         return f"{self.mode}/{self.verb}"
-
-    @classmethod
-    def parse(cls, text: str) -> Scenario:
-        """The scenario of this name. Raises ValueError."""
-        mode, verb = text.split("/")
-        return cls(DnsMode(mode), Verb(verb))
-
-
-#: All of them. The longest last for each mode, so that parts side by side end together.
-SCENARIOS = tuple(Scenario(mode, verb) for verb in (Verb.CHANGE, Verb.UP, Verb.DESTROY, Verb.DOWN) for mode in DnsMode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +45,23 @@ class Point:
     def parse(cls, text: str) -> Point:
         """The point of this name. Raises ValueError."""
         mode, verb, at = text.split("/", 2)
-        return cls(Scenario.parse(f"{mode}/{verb}"), at)
+        return cls(Scenario(DnsMode(mode), Verb(verb)), at)
+
+
+class Recovery(StrEnum):
+    """What is done after the kill."""
+
+    UP = "up"  #: completes
+    DESTROY = "destroy"  #: leaves the host as it was before
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What came of a kill at a point; `wrong` is empty where it was survived."""
+    """What came of a kill at the point of this name; `wrong` is empty where it was survived."""
 
-    at: str
+    point: str
     seconds: float
-    wrong: tuple[str, ...] = ()
+    wrong: str = ""
 
     def to_json(self) -> str:
         """One line."""
@@ -73,11 +70,10 @@ class Tried:
     @classmethod
     def from_json(cls, line: str) -> Tried:
         """What `to_json` made the line of."""
-        data = json.loads(line)
-        return cls(data["at"], data["seconds"], tuple(data["wrong"]))
+        return cls(**json.loads(line))
 
 
-def sample(scenario: Scenario, points: Iterable[str], size: int) -> tuple[str, ...]:
+def sample(scenario: Scenario, points: Iterable[str], size: int) -> list[str]:
     """So many of the points, the same ones each time: those of another scenario are others."""
     known = sorted(set(points))
-    return tuple(known if size >= len(known) else sorted(random.Random(str(scenario)).sample(known, size)))
+    return known if size >= len(known) else sorted(random.Random(str(scenario)).sample(known, size))

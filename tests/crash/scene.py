@@ -46,7 +46,7 @@ def changed(mode: DnsMode, image: Path) -> Document:
         {"subnet": "10.44.0.0/24", "bridge": "br-tried", "dns_mode": str(mode)}
         | {
             "firewall": {"expose": ["8001:tried-controller:80", "8002:tried-comes:80"]},
-            "dns_servers": ["10.44.0.1", "8.8.8.8"],  # K: forwarders once they are live
+            "dns_servers": ["10.44.0.1", "1.1.1.1"],
         }
         | _OF_THE_MODE[mode],
         controller="10.44.0.3",
