@@ -9,8 +9,10 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -346,12 +348,10 @@ def test_network_whose_mark_was_edited_away(scene: Scene, mended: Mended) -> Non
         text = scene.virsh("net-dumpxml", "--inactive", "found-network")
         scene.define("net-", re.sub(r"(?s)<metadata>.*</metadata>", "", text))
 
-    steps = mended(*FOUND_UNKNOWN, change=change)
+    # Which servers its gateway asks was in the mark, too: what comes first takes them away, and its own turn brings them.
+    servers = ("change servers found-network",) * 2
+    steps = mended("change network found-network", "create registration found-controller", *servers, change=change)
     assert "dns_mode" in fields(steps)
-
-
-#: Whose policy is unknown is guarded as if it had none: its rules are as far as that goes.
-FOUND_UNKNOWN = ("change network found-network", "create registration found-controller")
 
 
 def test_network_that_does_not_start_by_itself_any_more(mended: Mended) -> None:
@@ -389,8 +389,6 @@ def open_process(pid: int) -> Iterator[int]:
 
 
 def ended(process: int) -> None:
-    import select
-
     assert select.select([process], [], [], 10)[0]
 
 
@@ -452,6 +450,61 @@ def test_registration(how: str, scene: Scene, mended: Mended) -> None:
 
     mended(f"{'create' if how == 'deregistered' else 'change'} registration found-controller", change=change)
     assert scene.consul.services()[service]["Address"] == "10.46.0.2"
+
+
+# What status can say of it without the configuration
+
+
+def status(scene: Scene, *words: str) -> tuple[int, dict[str, set[str]]]:
+    """Its exit code, and what it calls drift, by cluster."""
+    ran = scene.ai_how("status", scene.path, "--json", *words)
+    said = {
+        each["cluster"]: {f"{one['kind']} {one['key']}" for one in each["drift"]} for each in json.loads(ran.stdout)
+    }
+    return ran.returncode, said
+
+
+def test_status_tells_of_every_kind_that_the_host_knows_by_itself(scene: Scene, mended: Mended) -> None:
+    scene.up("--yes")
+    assert status(scene)[1] == {SHARED: set(), WAY: set(), FOUND: set()}
+    (seed,) = POOL.glob("shared-compute-01-*.iso")
+    (tap,) = [each.name for each in Path("/sys/class/net/br-shared/brif").iterdir()]
+    edit_network(scene, "<domain name='shared.internal'", "<domain name='other.internal'")
+    scene.virsh("vol-delete", "shared-compute-01.qcow2", "--pool", "ai-how-shared")
+    scene.virsh("vol-delete", seed.name, "--pool", "ai-how-shared")
+    sh("ip", "link", "set", tap, "nomaster")
+    sh("ip", "route", "del", ROUTE, "proto", "97")
+    sh("nft", "delete", "table", "inet", "ai_how")
+    sh("iptables", "-D", "FORWARD", "-i", "br-way", "-m", "comment", "--comment", "ai-how", "-j", "ACCEPT")
+    FORWARDING.write_text("0")
+    Path(HOOK_PATH).unlink()
+    Path("/etc/dnsmasq.d/ai-how-shared-network.conf").unlink()
+    (DNSMASQ / "ai-how-way-network.servers").unlink()
+
+    everybodys = {"firewall ai_how", "passage FORWARD", "sysctl net.ipv4.ip_forward", f"hook {HOOK_PATH}"}
+    code, said = status(scene)
+    assert said == {
+        SHARED: everybodys
+        | {
+            "network shared-network",
+            "volume ai-how-shared/shared-compute-01.qcow2",
+            f"seed ai-how-shared/{seed.name}",
+            f"domain {RUNS}",
+            "resolver shared-network",
+        },
+        WAY: everybodys | {f"route {ROUTE}", "servers way-network"},
+        FOUND: everybodys,
+    }
+    assert code == 1
+    shown = scene.ai_how("status", scene.path)
+    assert "drift: network shared-network: its definition says something else than what runs" in shown.stdout
+    somebody = ["setpriv", "--bounding-set=-net_admin", "--", sys.executable, "-m", "ai_how", "status", SHARED]
+    asked = subprocess.run(somebody, check=False, capture_output=True, text=True, timeout=60)
+    assert "not looked at: rules in the kernel" in asked.stderr
+    assert "drift: network shared-network" in asked.stdout
+
+    scene.up("--yes")
+    assert status(scene)[1] == {SHARED: set(), WAY: set(), FOUND: set()}
 
 
 def test_every_kind_of_resource_has_its_case() -> None:
