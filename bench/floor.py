@@ -60,8 +60,10 @@ def recipe(config: Path, *, kvm: bool) -> Recipe:
     return Recipe(network.name, network.to_xml(), machines[0].overlay.parent, tuple(machines))
 
 
-def up(what: Recipe, *, threads: int) -> None:
-    """Make it all, up to the last machine running. `threads` machines at a time; 1 is one after the other."""
+def up(what: Recipe, *, threads: int, start: bool = True) -> None:
+    """Make it all, up to the last machine running, or without `start` defined; `threads` machines at a time, 1 is one
+    after the other.
+    """
     connection = libvirt.open(URI)
     connection.networkDefineXML(what.network_xml).create()
     what.folder.mkdir(parents=True)
@@ -70,9 +72,14 @@ def up(what: Recipe, *, threads: int) -> None:
         create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(machine.backing)]
         subprocess.run([*create, str(machine.overlay), str(machine.capacity)], check=True)
 
+    def add_machine(machine: Machine) -> None:
+        domain = connection.defineXML(machine.xml)
+        if start:
+            domain.create()
+
     # All disks before the first machine: a booting guest would take the CPU from what is still to be made.
     _each(add_disk, what.machines, threads)
-    _each(lambda machine: connection.defineXML(machine.xml).create(), what.machines, threads)
+    _each(add_machine, what.machines, threads)
     connection.close()
 
 
@@ -91,7 +98,8 @@ def destroy(what: Recipe, *, threads: int) -> None:
 
     def remove(machine: Machine) -> None:
         domain = connection.lookupByName(machine.name)
-        domain.destroy()
+        if domain.isActive():
+            domain.destroy()
         domain.undefine()
         machine.overlay.unlink()
 

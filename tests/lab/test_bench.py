@@ -86,11 +86,24 @@ def test_nothing_to_do_is_measured_on_defined_nodes_and_leaves_nothing(
 ) -> None:
     report = bench("report").Report()
     bench("idle").measure(report, image, size=3, rounds=2)
-    assert ("3 defined nodes, nothing to do", "ai-how up --no-start") in rows(report)
-    ours, floors = (
-        [row for row in report.rows if row.by.startswith(by) and "nothing" in row.work] for by in ("ai-how", "floor")
-    )
-    assert [len(row.taken) for row in ours + floors] == [2, 2, 2]
+    assert rows(report) == [
+        *((f"{what} 3 nodes", by) for what in ("defining", "destroying") for by in ("floor", "floor", "ai-how")),
+        *(
+            ("3 defined nodes, nothing to do", by)
+            for by in ("floor", "floor", "ai-how plan --no-start", "ai-how up --no-start")
+        ),
+    ]
+    assert {len(row.taken) for row in report.rows if "nothing" in row.work} == {2}
+    assert all(row.ratio > 0 for row in report.rows if row.by.startswith("ai-how"))
+
+
+@pytest.mark.usefixtures("empty_host")
+def test_plan_is_measured_beside_the_floor_and_leaves_nothing(bench: Callable[[str], ModuleType], image: Path) -> None:
+    report = bench("report").Report()
+    bench("plan").measure(report, image, sizes=(2, 4), rounds=2)
+    assert rows(report) == [(f"{n} nodes, all new", by) for n in (2, 4) for by in ("floor", "ai-how plan --json")]
+    assert [row.ratio > 1 for row in report.rows if row.ratio is not None] == [True, True]
+    assert "a node of 4 costs" in report.notes[0]
 
 
 @pytest.mark.usefixtures("empty_host")
