@@ -348,7 +348,7 @@ def test_network_whose_mark_was_edited_away(scene: Scene, mended: Mended) -> Non
         text = scene.virsh("net-dumpxml", "--inactive", "found-network")
         scene.define("net-", re.sub(r"(?s)<metadata>.*</metadata>", "", text))
 
-    # Which servers its gateway asks was in the mark, too: what comes first takes them away, and its own turn brings them.
+    # Which servers its gateway asks was in the mark, too: another cluster's turn takes them away, its own brings them.
     servers = ("change servers found-network",) * 2
     steps = mended("change network found-network", "create registration found-controller", *servers, change=change)
     assert "dns_mode" in fields(steps)
