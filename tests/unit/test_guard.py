@@ -17,11 +17,11 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from ai_how.cli.duration import seconds
-from ai_how.engine import guard, guardian
+from ai_how.engine import guard, guardian, pending
 from ai_how.engine.guard import Order, Phase, Word, read_order
 from ai_how.engine.guardian import Guardian
 from ai_how.engine.state import Undone
-from ai_how.errors import InUse, NotReady, UsageError
+from ai_how.errors import HostError, InUse, NotReady, UsageError
 from ai_how.host import rendezvous
 from ai_how.plan.irreversible import irreversible
 from ai_how.plan.plan import make_plan
@@ -156,7 +156,7 @@ def test_nodes_that_cannot_be_asked_are_not_taken_for_silent(
     undone: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nobody_can_be_asked(*_: object) -> frozenset[IPv4Address]:
-        raise guardian.HostError("nobody can be asked")
+        raise HostError("nobody can be asked")
 
     for name in ("SILENT_FOR", "LOOK_EVERY"):
         monkeypatch.setattr(guardian, name, 0.1)
@@ -191,7 +191,7 @@ def test_who_comes_while_the_change_is_being_made_cannot_decide(undone: list[str
             time.sleep(0.01)
         met.close()
         try:
-            guard.confirm(ALONE.uri, ALONE.cluster, Path("/nowhere"))
+            pending.confirm(ALONE.uri, ALONE.cluster, Path("/nowhere"))
         except NotReady as error:
             said.append(str(error))
         # Who has not the sense to ask first is not heard either.
@@ -224,7 +224,7 @@ def test_nonsense_from_a_visitor_changes_nothing(nonsense: bytes, undone: list[s
             rendezvous.hear(met)
             met.send(nonsense)
             assert met.recv(100) == b""
-        found = guard.pending(ALONE.uri, ALONE.cluster)
+        found = pending.pending(ALONE.uri, ALONE.cluster)
         assert found is not None
         phases.append(found.phase)
 

@@ -27,17 +27,17 @@ def confirm(
     undo: Annotated[bool, typer.Option("--undo", help="Undo the change now, instead of keeping it.")] = False,
 ) -> None:
     """Keep a change that was made with `up --confirm-within`, or undo it at once."""
-    from ai_how.engine import guard
+    from ai_how.engine import pending
 
     options: Options = ctx.obj
     names = _names(options, target, cluster)
     answers = []
     for name in names:
         if undo:
-            undone = guard.undo(options.connect, name, options.state)
+            undone = pending.undo(options.connect, name, options.state)
             answers.append({"cluster": name, "confirmed": False, "undone": undone.when, "why": undone.why})
         else:
-            guard.confirm(options.connect, name, options.state)
+            pending.confirm(options.connect, name, options.state)
             answers.append({"cluster": name, "confirmed": True})
         if not options.json:
             say(f"{name}: {'undone' if undo else 'confirmed'}")
@@ -48,11 +48,11 @@ def confirm(
 def _names(options: Options, target: str | None, cluster: str | None) -> list[str]:
     """The clusters that are meant. One that is not on the host any more may be: its first `up` was undone."""
     from ai_how.config.load import load_file
-    from ai_how.engine import guard
+    from ai_how.engine import pending
 
     if target is not None and not is_file(target):
         return [target]
-    waiting = [each.cluster for each in guard.all_pending(options.connect)]
+    waiting = [each.cluster for each in pending.all_pending(options.connect)]
     if target is not None:
         named = [spec.name for spec in specs_of(load_file(Path(target)), cluster)]
         return [name for name in named if name in waiting] or named[:1]

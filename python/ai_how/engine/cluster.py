@@ -9,9 +9,10 @@ from ai_how.config.load import Document
 from ai_how.engine.carry_out import carry_out
 from ai_how.engine.discovery import leave_registered, settle
 from ai_how.engine.events import Note, Phase, Planned, Progress, silent
-from ai_how.engine.guard import guarded, order_for, refuse_irreversible, refuse_unconfirmed
+from ai_how.engine.guard import guarded, order_for, refuse_irreversible
 from ai_how.engine.hostwide import refuse_without_root, say_obstacles, say_ways_back, shared, wanted_of_host
 from ai_how.engine.observe import Observed, observe
+from ai_how.engine.pending import refuse_unconfirmed
 from ai_how.engine.prepare import check, foresee, observe_awake, prepare, refuse_stale, refuse_without_consent
 from ai_how.engine.readiness import Readiness
 from ai_how.engine.site import Site as Site  # what every verb takes

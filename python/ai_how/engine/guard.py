@@ -1,8 +1,8 @@
-"""A change that is undone by itself unless it is confirmed: how it is begun, asked about, confirmed and undone.
+"""A change that is undone by itself unless it is confirmed: how it is begun.
 
 The guard of a change is a process of its own (engine/guardian.py), which nothing that happens to `up`, to its terminal
 or to its network ends. It is met at a name among the abstract sockets, as locks are (host/lock.py): whoever comes is
-told what it waits for, and its user and root may tell it what to do.
+told what it waits for, and its user and root may tell it what to do (engine/pending.py).
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pwd
 import select
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,9 +26,8 @@ from ai_how.engine.answering import answering
 from ai_how.engine.events import Note
 from ai_how.engine.observe import Observed
 from ai_how.engine.site import Site
-from ai_how.engine.state import State, Undone, read_state
-from ai_how.errors import HostError, NodesSilent, NotReady, PrivilegeError, Unconfirmed, UnsafeChange, UsageError, some
-from ai_how.host import rendezvous
+from ai_how.engine.state import State
+from ai_how.errors import HostError, NodesSilent, NotReady, UnsafeChange, UsageError, some
 from ai_how.plan.irreversible import irreversible
 from ai_how.plan.plan import Plan
 from ai_how.resources.base import Resource
@@ -40,10 +37,8 @@ from ai_how.resources.network import VirtualNetwork
 
 PREFIX = "ai-how/guard/"
 
-#: Seconds that a guard may take to begin, on a busy machine; to answer; and to undo the change of a large cluster.
+#: Seconds that a guard may take to begin, on a busy machine.
 _BEGINS_WITHIN = 60.0
-_ANSWERS_WITHIN = 10.0
-_UNDONE_WITHIN = 3600.0
 
 #: Seconds in which who is reached at all has answered.
 _ONE_LOOK = 1.0
@@ -107,26 +102,6 @@ def read_order(data: dict[str, Any]) -> Order:
         nodes=nodes,
         before=tuple(from_json(each) for each in data["before"]),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A change that is guarded now: `left` seconds until it is undone, `why` it is being undone."""
-
-    uri: str
-    cluster: str
-    phase: Phase
-    left: float
-    why: str
-
-    def __str__(self) -> str:
-        match self.phase:
-            case Phase.APPLYING:
-                return "up is still at work on it"
-            case Phase.WAITING:
-                return f"it is undone in {self.left:.0f} s unless it is confirmed"
-            case Phase.UNDOING:
-                return f"it is being undone: {self.why}"
 
 
 class Guard:
@@ -277,138 +252,3 @@ def _brief(process: subprocess.Popen[bytes], order: Order) -> None:
 def name_of(uri: str, cluster: str) -> str:
     """Where the guard of a cluster is met."""
     return PREFIX + hashlib.sha256(f"{uri} {cluster}".encode()).hexdigest()
-
-
-def pending(uri: str, cluster: str) -> Pending | None:
-    """The change of `cluster` that is guarded now; None where there is none."""
-    return _ask(name_of(uri, cluster))
-
-
-def all_pending(uri: str) -> list[Pending]:
-    """All changes at the libvirt `uri` that are guarded now."""
-    found = (_ask(name) for name in rendezvous.names(PREFIX))
-    return sorted((each for each in found if each is not None and each.uri == uri), key=lambda each: each.cluster)
-
-
-def refuse_unconfirmed(uri: str, cluster: str) -> None:
-    """Raise Unconfirmed where a change of `cluster` waits for its confirmation."""
-    if (found := pending(uri, cluster)) is not None:
-        raise Unconfirmed(
-            f"cluster {cluster} has a change that is not confirmed",
-            why=str(found),
-            remedy=f"Keep it: ai-how confirm {cluster}\nUndo it now: ai-how confirm {cluster} --undo",
-        )
-
-
-def confirm(uri: str, cluster: str, state: Path) -> None:
-    """Keep the change of `cluster` that is guarded now. Raises NotReady where there is none, or no longer."""
-    with _met(uri, cluster, state) as (guard, found):
-        if found.phase is Phase.UNDOING:
-            raise NotReady(f"the change of {cluster} can no longer be confirmed", why=str(found))
-        _tell(guard, found, Word.CONFIRM)
-
-
-def undo(uri: str, cluster: str, state: Path) -> Undone:
-    """Undo the change of `cluster` that is guarded now, and wait for the end of that.
-
-    Raises NotReady where there is none, HostError where it cannot be undone.
-    """
-    with _met(uri, cluster, state) as (guard, found):
-        guard.settimeout(_UNDONE_WITHIN)
-        answer = _tell(guard, found, Word.UNDO)
-    undone = Undone(answer["when"], answer["why"], answer["trouble"])
-    if undone.trouble:
-        raise HostError(
-            f"the change of {cluster} is not undone",
-            why=undone.trouble,
-            remedy="Bring the cluster up from the configuration that you want: ai-how up.",
-        )
-    return undone
-
-
-@contextmanager
-def _met(uri: str, cluster: str, state: Path) -> Iterator[tuple[socket.socket, Pending]]:
-    """The guard of the change of `cluster`, and how far that is."""
-    guard = rendezvous.meet(name_of(uri, cluster), within=_ANSWERS_WITHIN)
-    found = None if guard is None else _hear(guard)
-    if guard is None or found is None:
-        raise _nothing_waits(uri, cluster, state)
-    with guard:
-        user = rendezvous.owner(guard)
-        if os.geteuid() not in (0, user):
-            raise PrivilegeError(
-                f"the change of {cluster} is not yours to decide on",
-                why=f"{_name_of_user(user)} made it",
-                remedy="Ask them, or run the same as root.",
-            )
-        if found.phase is Phase.APPLYING:
-            raise NotReady(f"the change of {cluster} cannot be decided on yet", why=str(found))
-        yield guard, found
-
-
-def _tell(guard: socket.socket, found: Pending, word: Word) -> dict[str, str]:
-    try:
-        rendezvous.say(guard, word)
-        answer = rendezvous.hear(guard)
-    except (OSError, ValueError) as error:
-        raise _gone(found.cluster, str(error)) from error
-    if not isinstance(answer, dict):
-        raise _gone(found.cluster, "it ended without an answer")
-    if answer["done"] != word:
-        raise NotReady(
-            f"the change of {found.cluster} can no longer be confirmed", why=f"it was undone: {answer['why']}"
-        )
-    return answer
-
-
-def _gone(cluster: str, why: str) -> HostError:
-    return HostError(
-        f"the guard of the change of {cluster} does not answer",
-        why=why,
-        remedy=f"Look at what is there: ai-how status {cluster}",
-    )
-
-
-def _nothing_waits(uri: str, cluster: str, state: Path) -> NotReady:
-    what = f"no change of cluster {cluster} waits for a confirmation"
-    record = read_state(state).get(cluster)
-    if record is None or record.uri != uri or record.undone is None:
-        return NotReady(what)
-    undone = record.undone
-    why = f"the last one was undone at {undone.when}: {undone.why}"
-    if undone.trouble:
-        why = f"the last one ({undone.why}) could not be undone at {undone.when}: {undone.trouble}"
-    return NotReady(what, why=why, remedy=f"Look at what is there: ai-how status {cluster}")
-
-
-def _ask(name: str) -> Pending | None:
-    connection = rendezvous.meet(name, within=_ANSWERS_WITHIN)
-    if connection is None:
-        return None
-    with connection:
-        return _hear(connection)
-
-
-def _hear(connection: socket.socket) -> Pending | None:
-    """What a guard says of its change; None where it ended first."""
-    try:
-        if (data := rendezvous.hear(connection)) is None:
-            return None
-        phase = Phase(data["phase"])
-        return Pending(str(data["uri"]), str(data["cluster"]), phase, float(data["left"]), str(data["why"]))
-    except ConnectionResetError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        user = _name_of_user(rendezvous.owner(connection))
-        raise HostError(
-            "the guard of a change does not answer",
-            why=f"{error}; the process that has its name is one of {user}",
-            remedy="Find it with: ss -xlp | grep ai-how/guard",
-        ) from error
-
-
-def _name_of_user(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return f"user {user}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from ai_how.config.load import load_mapping
 from ai_how.engine import cluster as engine
-from ai_how.engine import guard
+from ai_how.engine import pending
 from ai_how.engine.cluster import LEASES_WITHIN, SHUTDOWN_WITHIN, Outcome
 from ai_how.engine.events import Progress, silent
 from ai_how.engine.prepare import foresee
@@ -92,11 +92,11 @@ class HPCClusterManager:
     def confirm_cluster(self) -> None:
         """Keep the change that `confirm_within` has waiting. Raises NotReady where none waits, saying what became of
         the last one."""
-        guard.confirm(self._uri, self._spec.name, self._state)
+        pending.confirm(self._uri, self._spec.name, self._state)
 
     def undo_cluster(self) -> None:
         """Undo the change that `confirm_within` has waiting, now. Raises NotReady where none waits, HostError."""
-        guard.undo(self._uri, self._spec.name, self._state)
+        pending.undo(self._uri, self._spec.name, self._state)
 
     def plan_cluster(self) -> Plan:
         """What `start_cluster` would do: steps with their reasons, costs, and whom they disturb. Nothing is changed."""
