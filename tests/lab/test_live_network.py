@@ -253,6 +253,9 @@ def test_a_range_grows_and_shrinks_under_leases(live: Live) -> None:
         live.assert_true()
         held |= {stack.enter_context(endpoint(BRIDGE, mac)).ip for mac in strangers[2:]}
         assert held == {IPv4Address("10.80.1.0") + number for number in range(4)}
+        # To where there is room for the leases that are held: dnsmasq does not start with more than it may have.
+        live.become(replace(live.want, dhcp_ranges=((IPv4Address("10.80.2.0"), IPv4Address("10.80.2.3")),)))
+        live.assert_true()
     assert link() == bridge
     live.become(compiled(3)[0])
     live.assert_true()
@@ -285,6 +288,24 @@ def test_killed_at_any_point_the_next_change_mends_it(
     live.assert_serves(*want.reservations)
     # And what is as it shall be is left alone.
     assert live.seen == want
+
+
+def test_killed_while_mending_what_was_told_before_shows_as_a_difference(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is written and defined is right then; only dnsmasq has not read it."""
+    live.become(compiled(5)[0])
+    node, path = live.want.reservations[-1], Path(file_path(NAME, File.HOSTS))
+    path.write_text(f"{told.MARK}.\n")
+    dnsmasq.reload_network(NAME)
+    with monkeypatch.context() as patch:
+        patch.setattr(dnsmasq, "reload_network", _raise(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            networks.change(live.libvirt, live.seen, live.want)
+    assert live.seen == replace(live.want, saved=False)
+    live.become(live.want)
+    live.assert_true()
+    live.assert_serves(node)
 
 
 def _raise(error: type[BaseException], *, from_call: int = 1, before: Callable[..., None] | None = None) -> Any:
