@@ -27,6 +27,8 @@ from ai_how.engine.events import Note
 from ai_how.engine.observe import Observed
 from ai_how.engine.site import Site
 from ai_how.engine.state import State
+from ai_how.engine.traffic import addresses
+from ai_how.engine.wait import leases
 from ai_how.errors import HostError, NodesSilent, NotReady, UnsafeChange, UsageError, some
 from ai_how.plan.irreversible import irreversible
 from ai_how.plan.plan import Plan
@@ -186,24 +188,26 @@ def order_for(site: Site, name: str, observed: Observed, want: tuple[Resource, .
         cluster=name,
         within=within,
         bridge=network.bridge,
-        nodes=_who_answers(observed, want, network),
+        nodes=_who_answers(site, observed, want, network),
         before=observed.resources,
     )
 
 
 def _who_answers(
-    observed: Observed, want: tuple[Resource, ...], network: VirtualNetwork
+    site: Site, observed: Observed, want: tuple[Resource, ...], network: VirtualNetwork
 ) -> dict[str, tuple[IPv4Address, ...]]:
-    """The running nodes that answer now and shall go on, each with its addresses now and then."""
+    """The running nodes that answer now and shall go on, each with where it may be found afterwards."""
     before = observed.network
-    if before is None or not before.active:
+    shall_run = {each.name for each in want if isinstance(each, Domain) and each.running}
+    kept = [each for each in observed.domains if each.running and each.name in shall_run]
+    if before is None or not before.active or not kept:
         return {}
-    running = {each.mac: each.name for each in observed.domains if each.running}
-    kept = {each.mac for each in want if isinstance(each, Domain) and each.running and each.mac in running}
-    now = {each.mac: each.ip for each in before.reservations if each.mac in kept}
-    then = {each.mac: each.ip for each in network.reservations}
-    there = answering(before.bridge, sorted(now.values()), _ONE_LOOK) if now else frozenset()
-    return {running[mac]: (ip, then.get(mac, ip)) for mac, ip in now.items() if ip in there}
+    now = addresses(kept, before, leases(site.libvirt, before.name), {})
+    there = answering(before.bridge, frozenset().union(*now.values()), _ONE_LOOK)
+    answered = {name: min(found) for name, each in now.items() if (found := each & there)}
+    # Whose address DHCP chose, and will choose anew in another subnet, cannot be found from here.
+    then = addresses([each for each in kept if each.name in answered], network, (), answered)
+    return {name: tuple(sorted(each)) for name, each in then.items() if each}
 
 
 def start(order: Order) -> Guard:
