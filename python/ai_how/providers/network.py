@@ -120,16 +120,18 @@ def _read(libvirt: Libvirt, handle: Handle) -> VirtualNetwork | None:
     defined = api.VIR_NETWORK_XML_INACTIVE
     try:
         active, autostart = bool(handle.isActive()), bool(handle.autostart())
-        network = read_network(
-            handle.XMLDesc(defined if ours and not active else 0), active=active, autostart=autostart
-        )
+        text = handle.XMLDesc(defined if ours and not active else 0)
+        network = read_network(text, active=active, autostart=autostart)
         if not ours:
             return replace(network, cluster="")
         # Its identity is of its name, and that of the cluster's, should somebody have edited our mark away.
         named = network.name.removesuffix(network_name(""))
         if not active:
             return replace(network, cluster=network.cluster or named)
-        definition = read_network(handle.XMLDesc(defined), active=active, autostart=autostart)
+        saved = handle.XMLDesc(defined)
+        # Most often they differ in the first tag at most, where libvirt counts the machines on what runs.
+        same = saved.partition(">")[2] == text.partition(">")[2]
+        definition = network if same else read_network(saved, active=active, autostart=autostart)
         # libvirt shows one that somebody undefined while it was active as if it were defined.
         definition = replace(definition, cluster=definition.cluster or named, saved=bool(handle.isPersistent()))
         return _observed(network, definition)
