@@ -20,6 +20,7 @@ from ai_how.engine.site import Site
 from ai_how.engine.state import open_state, read_state
 from ai_how.errors import HostError, LeftoversNeedRoot
 from ai_how.host import consul, memory, resolver, told
+from ai_how.host.files import half
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.lock import held
 from ai_how.plan.plan import Step, make_plan
@@ -63,6 +64,8 @@ def collect(site: Site, named: Collection[str]) -> Found:
     Raises LeftoversNeedRoot before anything is changed; HostError, StateError.
     """
     libvirt, progress = site.libvirt, site.progress
+    # Half files go already when the locks are taken.
+    halves = [each for each in search(site, named).leftovers if each.kind == FILE]
     with open_state(site.state) as state, shared(progress):
         known = {*named, *state.clusters}
         seen, _ = look(libvirt, site.state)
@@ -80,7 +83,8 @@ def collect(site: Site, named: Collection[str]) -> Found:
         seen, unseen = look(libvirt, site.state)
         after = tuple(replace(each, kept=each.kept or trouble.get(each.cluster, "")) for each in find(seen, known))
     left = {(each.kind, each.key) for each in after}
-    return Found(after, tuple(each for each in before if (each.kind, each.key) not in left), unseen)
+    gone = {(each.kind, each.key): each for each in (*before, *halves) if (each.kind, each.key) not in left}
+    return Found(after, tuple(gone.values()), unseen)
 
 
 def look(libvirt: Libvirt, state: Path) -> tuple[Seen, tuple[str, ...]]:
@@ -150,14 +154,14 @@ def _halves(state: Path) -> Iterator[Path]:
     """What writes that were cut off left beside the files that they were for."""
     single = [*(memory.DIRECTORY / each for each in MEMORY_FILES), Path(HOOK_PATH), Path(UNKNOWN), state.resolve()]
     for path in single:
-        if _is_file(half := path.with_name(f".{path.name}.new")):
-            yield half
+        if _is_file(cut_off := half(path)):
+            yield cut_off
     for directory, suffix, alone in _shelves():
-        for half in sorted(directory.glob(f".ai-how-*.{suffix}.new")):
+        for cut_off in sorted(directory.glob(f".ai-how-*.{suffix}.new")):
             # Where there is only the half, it stands for a resource, which is a leftover or to be made whole.
-            whole = half.with_name(half.name[1:].removesuffix(".new"))
-            if _is_file(half) and (alone or told.read_lines(whole) is not None):
-                yield half
+            whole = cut_off.with_name(cut_off.name[1:].removesuffix(".new"))
+            if _is_file(cut_off) and (alone or told.read_lines(whole) is not None):
+                yield cut_off
 
 
 def _papers() -> Iterator[Path]:

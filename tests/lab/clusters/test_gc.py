@@ -369,7 +369,7 @@ def test_halves_of_writes_that_were_cut_off_go_beside_a_healthy_cluster(
         DNSMASQ / ".ai-how-well-network.servers.new",
         folder / ".another_state.json.new",
     ]
-    theirs = [memory.DIRECTORY / ".notes.new", DNSMASQ / ".ai-how-mine.new", folder / ".notes.json.new"]
+    theirs = [memory.DIRECTORY / "notes.new", DNSMASQ / ".ai-how-mine.new", folder / ".notes.json.new"]
     for each in (*ours, *theirs):
         each.write_text("half")
     assert names(gc()["leftovers"]) == {f"file {each}" for each in ours}
