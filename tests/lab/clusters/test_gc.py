@@ -197,6 +197,28 @@ def test_rules_for_a_cluster_that_is_gone_go_and_those_of_others_stay(
     Path("cluster_state.json").unlink()
 
 
+def test_tables_with_our_mark_that_nobody_remembers_go_and_one_of_our_name_without_it_stays(
+    host_as_before: Callable[[], list[str]], gc: Callable[..., dict[str, Any]]
+) -> None:
+    sh("nft", "add", "table", "bridge", "ai_how")
+    sh("nft", "add", "table", "inet", "ai_how")
+    sh("nft", "add", "chain", "inet", "ai_how", "made_by_ai_how")
+    assert names(gc()["leftovers"]) == {"firewall ai_how"}
+    assert names(gc("--yes")["removed"]) == {"firewall ai_how"}
+    assert "inet ai_how" not in sh("nft", "list", "tables")
+    sh("nft", "delete", "table", "bridge", "ai_how")
+
+
+def test_what_systemd_resolved_was_told_of_a_network_that_is_gone_is_forgotten(
+    host_as_before: Callable[[], list[str]], gc: Callable[..., dict[str, Any]]
+) -> None:
+    told = {"gone-network": {"bridge": "br-gone", "server": "10.44.0.1", "zones": ["gone.internal"]}}
+    memory.remember("resolver.json", told)
+    memory.remember_text("resolver.links", "br-gone 10.44.0.1 gone.internal\n")
+    assert names(gc()["leftovers"]) == {"resolver gone-network"}
+    assert names(gc("--yes")["removed"]) == {"resolver gone-network"}
+
+
 def test_rules_with_our_comment_in_other_programs_chains_go_and_those_of_others_stay(
     host_as_before: Callable[[], list[str]],
     healthy: Path,
