@@ -102,8 +102,9 @@ def _lock(path: Path) -> int:
                 remedy="Wait until it has ended, then run this again.",
             ) from error
         if _is_at(handle, path):
-            os.truncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # no room: what is written under the lock says so
+                os.truncate(handle, 0)
+                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
             return handle
         os.close(handle)
 
