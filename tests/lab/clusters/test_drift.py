@@ -123,8 +123,9 @@ def mended(scene: Scene) -> Callable[..., list[dict[str, Any]]]:
     """`mended(kind, key, change)`: after `change` the plan is about this alone; `up` mends it, and the rest goes on."""
 
     def check(*expected: str, change: Callable[[Scene], object], rest: bool = True) -> list[dict[str, Any]]:
-        if scene.plan():  # an earlier case failed
+        if dirty.exists():  # an earlier case failed
             scene.up("--yes")
+        dirty.touch()
         before = scene.rest()
         change(scene)
         steps = scene.plan()
@@ -132,8 +133,10 @@ def mended(scene: Scene) -> Callable[..., list[dict[str, Any]]]:
         scene.up(*(() if rest else ("--yes",)))
         assert scene.plan() == []
         assert not rest or scene.rest() == before
+        dirty.unlink()
         return steps
 
+    dirty = scene.folder / "dirty"
     return check
 
 
