@@ -3,7 +3,6 @@ cluster that comes and goes. tests/lab/clusters/test_live_changes.py changes the
 
 from __future__ import annotations
 
-import json
 import secrets
 import socket
 import subprocess
@@ -20,7 +19,12 @@ from tests.lab.consul_agent import agent
 from tests.lab.pings import GuestPings, Meter
 from tests.lab.resolvers import resolving_by
 
+from ai_how.config.load import load_file
+from ai_how.engine.events import silent
+from ai_how.engine.prepare import foresee
+from ai_how.host.libvirt import Libvirt
 from ai_how.lab import INTERNET
+from ai_how.plan.document import plan_document
 from ai_how.probe.dhcp import Lease, Message, message, read_reply
 from ai_how.probe.endpoint import LINK, Endpoint, attached, endpoint
 from ai_how.probe.packets import ask, dns, name_in_query, ping, tcp, udp
@@ -86,10 +90,12 @@ class Live:
     def up(self, *words: str, cluster: str = "live") -> Ran:
         return self.run("up", self.file, "--cluster", cluster, *words)
 
-    def plan(self, cluster: str = "live", *words: str) -> dict[str, Any]:
-        """What `ai-how plan` says that `up` would do."""
-        said: dict[str, Any] = json.loads(self.run("plan", self.file, "--cluster", cluster, "--json", *words).stdout)
-        return said
+    def plan(self, cluster: str = "live", *, start: bool = True) -> dict[str, Any]:
+        """What `ai-how plan --json` says that `up` would do, without a process of its own for each."""
+        document = load_file(self.file)
+        with Libvirt() as libvirt:
+            (found,) = foresee(libvirt, document, [cluster], start=start, progress=silent)
+        return plan_document(cluster, found.plan)
 
     # ---- what can be seen of a change ---------------------------------------------------------------------------
 

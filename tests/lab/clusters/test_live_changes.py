@@ -64,7 +64,7 @@ def nothing_stays() -> None:
 class Change:
     """`edit` changes the configuration, `words` apply it to `cluster`; `holds` is seen on the wire, and not before.
 
-    `first` is done before the pings are watched.
+    `first` is done before the pings are watched. `disturbs` are the nodes that go themselves.
     """
 
     what: str
@@ -73,6 +73,7 @@ class Change:
     words: tuple[str, ...] = ("up",)
     cluster: str = "live"
     first: Callable[[Live], None] = lambda live: None
+    disturbs: tuple[str, ...] = ()
 
 
 DEFINE, REMOVE = ("up", "--no-start"), ("up", "--yes")
@@ -181,6 +182,7 @@ CHANGES = [
         nodes(),
         lambda live: live.named(name_of("live-added")) == "NXDOMAIN" and own_names(live),
         REMOVE,
+        disturbs=("live-added",),
     ),
     Change(
         "a node is added and does not start",
@@ -342,7 +344,7 @@ def test_live_change_takes_effect_and_loses_no_packet(live: Live, change: Change
     change.edit(live)
     live.write()
     verb, *words = change.words
-    plan = live.plan(change.cluster, *(word for word in words if word == "--no-start")) if verb == "up" else None
+    plan = live.plan(change.cluster, start="--no-start" not in words) if verb == "up" else None
     with live.meter.watching() as watched:
         if verb == "up":
             live.up(*words, cluster=change.cluster)
@@ -353,15 +355,16 @@ def test_live_change_takes_effect_and_loses_no_packet(live: Live, change: Change
     assert watched.pace > PACE
     if plan is not None:
         assert plan["changes"]
-        assert {step["class"] for step in plan["steps"]} == {"live"}
-        assert [step for step in plan["steps"] if step["disturbs"]] == []
+        # What a machine has of it at its next start costs nothing now.
+        assert {step["class"] for step in plan["steps"] if step["kind"] != "domain"} == {"live"}
+        assert {node for step in plan["steps"] for node in step["disturbs"]} == {*change.disturbs}
 
 
 def test_pings_of_the_machines_themselves_were_all_answered(live: Live) -> None:
     for each in live.guests:
         sent, lost = each.end()
-        assert sent > 200
-        assert lost == []
+        assert sent > 200, each.label
+        assert lost == 0, f"{each.label}: {lost} of {sent}"
 
 
 @dataclass(frozen=True)
