@@ -22,7 +22,7 @@ from ai_how.resources.network import VirtualNetwork
 
 #: Seconds that nodes may take to answer before the change, and in all after it: a guest that sees its link come back
 #: asks DHCP first, an emulated one slowly.
-BEFORE_WITHIN = 1.0
+BEFORE_WITHIN = 3.0
 AFTER_WITHIN = 60.0
 
 #: Seconds between two looks at the leases, which say where else a node may answer by now.

@@ -97,7 +97,8 @@ def let_go(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None
     def unplug(found: tuple[Handle, Link]) -> None:
         _update(libvirt, *found, on=False)
 
-    libvirt.map(unplug, _find(libvirt, have.name))
+    # On the way back from a restart that failed they are off, and libvirt changes no card of a network that is, too.
+    libvirt.map(unplug, [(owner, link) for owner, link in _find(libvirt, have.name) if link.on])
 
 
 def attach(libvirt: Libvirt, network: str, *, machines: Collection[str] | None = None) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +42,9 @@ Write = Callable[..., Path]
 InGuest = Callable[..., Ran]
 
 CONTROLLER, COMPUTE = "tried-controller", "tried-compute-01"
+
+#: ip(7): an address that is not there yet.
+IP_FREEBIND = 15
 
 #: Seconds for which a node may be cut off: the network stops and starts, an emulated guest sees its link and asks DHCP.
 LONGEST = 20.0
@@ -298,4 +302,29 @@ def test_node_that_does_not_answer_again_is_named_with_where_it_should(
             traffic.verify_traffic(libvirt, before, observed.resources, silent, within=1.0)
     assert str(caught.value).startswith("1 of the 2 nodes that answered before")
     assert CONTROLLER not in str(caught.value)
+    assert ai_how("destroy", path, "--yes").returncode == 0
+
+
+def test_restart_that_fails_is_undone_and_nodes_answer_as_before(
+    cluster: Callable[..., Path],
+    write: Write,
+    micro_image: Path,
+    in_guest: InGuest,
+    ai_how: AiHow,
+    clean_host: None,
+) -> None:
+    path = cluster()
+    before = pids()
+    # libvirt finds out when it starts the network: somebody's server listens where the gateway's dnsmasq would.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as somebodys:
+        somebodys.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
+        somebodys.bind(("10.45.0.1", 53))
+        write(base_image_path=str(micro_image), nodes=1, network={"subnet": "10.45.0.0/24", "bridge": "br-other"})
+        ran = ai_how("up", path, "--yes")
+    assert ran.returncode == 3, ran.stderr
+    write(base_image_path=str(micro_image), nodes=1, network={})
+    assert nothing_to_do(ai_how, path)
+    assert pids() == before
+    passes(in_guest, CONTROLLER, str(INTERNET.resolvers[0]))
+    assert ask("br-tried", "10.44.0.2") == {"10.44.0.2"}
     assert ai_how("destroy", path, "--yes").returncode == 0
