@@ -28,18 +28,23 @@ def status(ctx: typer.Context, target: Target = None, cluster: ClusterOption = N
 
     Exit code 1 where a cluster asked for is not there, not wholly at work, or not as it was made.
     """
+    from ai_how.engine.pending import all_pending
     from ai_how.engine.status import survey
     from ai_how.host.libvirt import Libvirt
 
     options: Options = ctx.obj
     with Libvirt(options.connect) as libvirt:
         found = survey(libvirt, choose(libvirt, target, cluster))
+    waiting = {each.cluster: each for each in all_pending(options.connect)}
     if options.json:
-        answers = [each.to_json() for each in found]
+        left = {name: {"undone_in": round(each.left, 1)} for name, each in waiting.items()}
+        answers = [each.to_json() | left.get(each.cluster, {}) for each in found]
         print_json(answers[0] if len(answers) == 1 else answers)
     else:
         for each in found:
             show(each)
+            if each.cluster in waiting:
+                say(f"  {paint('not confirmed:', 'yellow')} {waiting[each.cluster]}: ai-how confirm {each.cluster}")
         if not found:
             say("no clusters on this host")
     return 0 if all(each.at_work and not each.drift for each in found) else 1

@@ -6,7 +6,7 @@ import os
 import pwd
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,11 @@ def pending(uri: str, cluster: str) -> Pending | None:
 
 
 def all_pending(uri: str) -> list[Pending]:
-    """All changes at the libvirt `uri` that are guarded now."""
-    found = (_ask(name) for name in rendezvous.names(PREFIX))
+    """All changes at the libvirt `uri` that are guarded now; who has such a name and does not answer is passed over."""
+    found = []
+    for name in rendezvous.names(PREFIX):
+        with suppress(HostError):
+            found.append(_ask(name))
     return sorted((each for each in found if each is not None and each.uri == uri), key=lambda each: each.cluster)
 
 
