@@ -38,13 +38,16 @@ from tests.lab.firewall_scene import (
 from ai_how.compile.cluster import compile_network
 from ai_how.compile.host import Surroundings, compile_host
 from ai_how.config.load import load_mapping
+from ai_how.host.libvirt import Libvirt
 from ai_how.lab import Internet
 from ai_how.probe.dhcp import Message, message, read_reply
 from ai_how.probe.endpoint import attached, endpoint
 from ai_how.probe.packets import arp, ask, checksum, dns, ping, tcp, udp
 from ai_how.probe.place import Place
 from ai_how.probe.responder import tap
+from ai_how.providers import servers
 from ai_how.resources.firewall import ClusterRules, Denial, FirewallTable
+from ai_how.resources.servers import Servers
 from ai_how.spec.resolve import resolve
 
 EVERY = [rules(letter) for letter in MODES]
@@ -350,8 +353,13 @@ def _ours(**network: Any) -> Iterator[list[ClusterRules]]:
     place = {"subnet": "10.67.0.0/24", "bridge": "br-tried", **network}
     cluster = {"name": "tried", "base_image_path": "/any.qcow2", "network": place, "controller": machine}
     made = compile_network(resolve(load_mapping({"clusters": {"hpc": cluster}})), active=True)
-    table = next(each for each in compile_host([made], Surroundings()) if isinstance(each, FirewallTable))
-    with started(made.to_xml()):
+    around = compile_host([made], Surroundings())
+    table = next(each for each in around if isinstance(each, FirewallTable))
+    asked = next(each for each in around if isinstance(each, Servers))
+    with Libvirt("qemu:///system") as libvirt, contextlib.ExitStack() as stack:
+        stack.callback(servers.remove, libvirt, asked)
+        servers.create(libvirt, asked)
+        stack.enter_context(started(made.to_xml()))
         yield list(table.clusters)
 
 

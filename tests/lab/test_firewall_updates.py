@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from tests.lab.pings import Meter
 
+from ai_how.errors import LibvirtError
+from ai_how.host.libvirt import Libvirt
+from ai_how.host.libvirt_chains import keeping_chains
 from ai_how.host.libvirt_rules import let_through, read_handles
 from ai_how.probe.endpoint import Endpoint, endpoint
 
@@ -74,6 +77,65 @@ def test_of_a_kill_in_between_the_next_call_leaves_nothing(nodes: tuple[Endpoint
     else:
         killed.__exit__(None, None, None)
     assert rules() == before
+
+
+@pytest.fixture
+def off(libvirt_uri: str, tmp_path: Path) -> Iterator[Libvirt]:
+    """A network that is defined and does not run, after one that did: libvirt has made its chains."""
+    (tmp_path / "off").write_text(_NETWORK.format(name="off", third=96))
+    for words in (("net-define", str(tmp_path / "off")), ("net-start", "off"), ("net-destroy", "off")):
+        virsh(*words)
+    with Libvirt(libvirt_uri) as libvirt:
+        yield libvirt
+    virsh("net-undefine", "off")
+
+
+def start(libvirt: Libvirt) -> None:
+    with libvirt.doing("cannot start network off"):
+        libvirt.connection.networkLookupByName("off").create()
+
+
+def test_after_a_flush_of_everything_networks_start_and_libvirt_s_rules_are_in_their_order(off: Libvirt) -> None:
+    start(off)
+    before = subprocess.run(["nft", "-s", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
+    virsh("net-destroy", "off")
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    with pytest.raises(LibvirtError) as refused:
+        start(off)
+    assert "systemctl restart libvirtd" in refused.value.remedy
+    keeping_chains(lambda: start(off))
+    after = subprocess.run(["nft", "-s", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
+    assert sections(after) == sections(before)
+    virsh("net-destroy", "off")
+
+
+def sections(ruleset: str) -> dict[str, list[str]]:
+    """The rules of each chain, in order. Who made a table first is history."""
+    found: dict[str, list[str]] = {}
+    table = chain = ""
+    for line in map(str.strip, ruleset.splitlines()):
+        if line.startswith("table "):
+            table = line
+        elif line.startswith("chain "):
+            chain = f"{table} {line}"
+            found[chain] = []
+        elif line not in ("", "}") and not line.startswith("#"):
+            found[chain].append(line)
+    return found
+
+
+def test_other_errors_of_libvirt_are_not_asked_about_twice(off: Libvirt) -> None:
+    asked = []
+
+    def twice() -> None:
+        asked.append(0)
+        start(off)
+
+    start(off)
+    with pytest.raises(LibvirtError, match="already active"):
+        keeping_chains(twice)
+    assert len(asked) == 1
+    virsh("net-destroy", "off")
 
 
 def test_only_rules_with_our_comment_are_ours() -> None:

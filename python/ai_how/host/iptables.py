@@ -40,11 +40,11 @@ class Chain:
 Chains = Mapping[str, Chain]
 
 
-def list_rules(command: str = _COMMAND) -> str:
-    """`iptables -S` as text; empty where there is no such command. Needs root. Raises CommandFailed."""
+def list_rules(command: str = _COMMAND, table: str = "filter") -> str:
+    """`iptables -S` of a table as text; empty where there is no such command. Needs root. Raises CommandFailed."""
     if shutil.which(command) is None:
         return ""
-    return output([command, *_WAIT, "-S"])
+    return output([command, *_WAIT, "-t", table, "-S"])
 
 
 def read_rules(text: str) -> Chains:
@@ -116,9 +116,9 @@ def passing(action: str, chain: str, bridge: str) -> str:
     return "\n".join(("*filter", *(_line(action, chain, way, bridge) for way in ways(chain)), "COMMIT", ""))
 
 
-def apply(text: str) -> None:
-    """Have `iptables-restore` do what `text` says: all of it, or nothing. Needs root. Raises CommandFailed."""
-    output([f"{_COMMAND}-restore", *_WAIT, "--noflush"], text=text, remedy=f"Look at the rules: {_COMMAND} -S")
+def apply(text: str, command: str = _COMMAND) -> None:
+    """Have `iptables-restore` do what `text` says: of each table all or nothing. Needs root. Raises CommandFailed."""
+    output([f"{command}-restore", *_WAIT, "--noflush"], text=text, remedy=f"Look at the rules: {command} -S")
 
 
 def variant(version: str) -> str:

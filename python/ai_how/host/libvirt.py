@@ -165,6 +165,8 @@ def _remedy(message: str) -> str:
         return "Install QEMU: apt-get install qemu-system-x86 libvirt-daemon-driver-qemu"
     if "failed to create listening socket" in message or "Address already in use" in message:
         return "Something else listens on the gateway's port 53 or 67; find it: ss -lunp 'sport = :53 or sport = :67'"
+    if "No chain/target/match by that name" in message or "insert rule ip libvirt_network" in message:
+        return "Somebody flushed libvirt's rules; have it make them anew (machines go on): systemctl restart libvirtd"
     if "already defined with uuid" in message or "already exists with uuid" in message:
         return "It was renamed; give it its name back (virsh domrename), or remove it yourself if you do not need it."
     return ""

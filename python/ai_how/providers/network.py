@@ -14,6 +14,7 @@ from ai_how.config.fields import BRIDGE_PATTERN
 from ai_how.errors import HostError
 from ai_how.host import dhcp, dnsmasq, links, told
 from ai_how.host.libvirt import Handle, Libvirt
+from ai_how.host.libvirt_chains import keeping_chains
 from ai_how.host.libvirt_rules import let_through
 from ai_how.host.memory import is_root
 from ai_how.providers import attachment
@@ -70,7 +71,7 @@ def create(libvirt: Libvirt, want: VirtualNetwork) -> None:
     """Define it and start it if it is to be active."""
     _begin_anew(want)
     _define(libvirt, want)
-    _set_power(libvirt, want)
+    keeping_chains(lambda: _set_power(libvirt, want))
 
 
 def change(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None:
@@ -81,7 +82,8 @@ def change(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None
     costs = worst(tuple(each.impact for each in changes(want, have)))
     restarts = have.active and costs is not Impact.LIVE
     if have.active and want.active and not restarts:
-        _change_running(libvirt, have, want)
+        # What an update does is in effect also where libvirt fails with its rules; the second time has the rest to do.
+        keeping_chains(lambda: _change_running(libvirt, have, want))
     else:
         if have.active:
             attachment.let_go(libvirt, have, want)
@@ -91,7 +93,7 @@ def change(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None
             dnsmasq.forget_bridge(have.bridge)
         _begin_anew(want)
     _define(libvirt, want)
-    _set_power(libvirt, want)
+    keeping_chains(lambda: _set_power(libvirt, want))
     if restarts and want.active:
         attachment.attach(libvirt, want.name)
 

@@ -246,8 +246,8 @@ def test_while_a_change_waits_others_are_refused_and_told_how_to_go_on(
 ) -> None:
     path = write(nodes=1, network=CHANGE)
     assert ai_how("up", path, "--no-start", "--confirm-within", "10m").returncode == 0
-    for words in (("up", path, "--no-start"), ("down", NAME), ("destroy", NAME, "--yes")):
-        said = refused(3, *words)
+    last = refused(3, "destroy", NAME, "--yes")
+    for said in (ai_how("up", path, "--no-start").stderr, ai_how("down", NAME).stderr, last):
         assert re.search(
             "cluster tried has a change that is not confirmed: it is undone in [1-5][0-9][0-9] s unless", said
         )
@@ -267,7 +267,7 @@ def test_while_a_change_waits_others_are_refused_and_told_how_to_go_on(
     assert "the change of tried is not yours to decide on: root made it" in stranger.stderr
     assert ai_how("confirm", NAME).returncode == 0
     until_nobody_guards()
-    assert "confirmed" not in ai_how("status", NAME).stdout
+    assert "is undone" not in ai_how("status", NAME).stdout
     assert ai_how("down", NAME).returncode == 0
 
 
@@ -359,8 +359,9 @@ def test_the_terminal_that_goes_under_up_has_the_change_undone(
         [sys.executable, "-m", "ai_how", "up", str(path), "--confirm-within", "10m"],
         stderr=subprocess.PIPE,
     )
-    until(lambda: any(each.running for each in look().domains), "the node is started")
-    time.sleep(1.5)
+    state = folder / "cluster_state.json"
+    until(lambda: (found := read_state(state).get(NAME)) is not None and found.run is None, "the change is made")
+    assert [each.running for each in look().domains] == [True]
     assert phase() is Phase.APPLYING
     running.send_signal(signal.SIGHUP)
     running.communicate(timeout=30)

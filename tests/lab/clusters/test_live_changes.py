@@ -351,7 +351,7 @@ def test_live_change_takes_effect_and_loses_no_packet(live: Live, change: Change
         else:
             live.run(*change.words)
         until(lambda: change.holds(live), change.what)
-    assert watched.losses == []
+    assert watched.losses == [], "\n".join(watched.losses)
     assert watched.pace > PACE
     if plan is not None:
         assert plan["changes"]
