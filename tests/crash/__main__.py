@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from tests.crash.point import Point, Tried, Verb
+from tests.crash.point import Point, Tried, Verb, is_of_libvirt
 from tests.crash.run import Result, Wanted, attempt
 from tests.fetched import CONSUL, RESOLVERS, fetched
 
@@ -32,7 +32,7 @@ def main(words: Sequence[str]) -> int:
     if chosen.point:
         point = Point.parse(chosen.point)
         wanted = [
-            Wanted(point.scenario.mode, (point.scenario.verb,), only=(str(point),), libvirt="/call " in str(point))
+            Wanted(point.scenario.mode, (point.scenario.verb,), only=(str(point),), libvirt=is_of_libvirt(point.at))
         ]
     elif chosen.fast:
         wanted = [Wanted(each, verbs, size=FAST, alternate=True) for each in modes]
@@ -51,7 +51,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="try N points of each verb and mode")
     parser.add_argument(
-        "--deep", action="store_true", help="also kill before every call of libvirt that changes something"
+        "--deep", action="store_true", help="also kill before and within every call of libvirt that changes something"
     )
     parser.add_argument("--verb", type=Verb, action="append", choices=[*Verb], metavar="VERB", help="only this verb")
     parser.add_argument(
@@ -63,11 +63,11 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 class _Line:
-    """The progress: one line, written over again on a terminal; and a line for every point that is not survived."""
+    """The progress: one line, written over again on a terminal, every half minute elsewhere; one for each point not survived."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._begin = time.monotonic()
+        self._begin = self._next = time.monotonic()
         self._done: dict[str, tuple[int, int]] = {}
         self._lost = 0
 
@@ -79,9 +79,12 @@ class _Line:
                 _over(f"not survived: {tried.point}\n")
             points = sum(each for each, _ in self._done.values())
             under_way = ", ".join(f"{name} {n}/{of}" for name, (n, of) in self._done.items() if n < of)
-            if sys.stderr.isatty():
-                seconds = time.monotonic() - self._begin
-                _over(f"{seconds:.0f} s: {points} points, {self._lost} not survived; {under_way}")
+            now = time.monotonic()
+            if sys.stderr.isatty() or now > self._next:
+                _over(f"{now - self._begin:.0f} s: {points} points, {self._lost} not survived; {under_way}")
+                self._next = now + 30
+                if not sys.stderr.isatty():
+                    _over("\n")
 
 
 def _over(text: str) -> None:

@@ -77,3 +77,8 @@ def sample(scenario: Scenario, points: Iterable[str], size: int) -> list[str]:
     """So many of the points, the same ones each time: those of another scenario are others."""
     known = sorted(set(points))
     return known if size >= len(known) else sorted(random.Random(str(scenario)).sample(known, size))
+
+
+def is_of_libvirt(at: str) -> bool:
+    """Whether this instant is one of a call of libvirt's, which are watched only where they are asked for."""
+    return at.removeprefix("undo: ").startswith(("call ", "within "))

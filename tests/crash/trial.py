@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.crash import scene
 from tests.crash.clusters import Clusters, difference, until_links_settle, use_libvirt_once
-from tests.crash.point import Point, Recovery, Tried, Verb
+from tests.crash.point import Point, Recovery, Tried, Verb, is_of_libvirt
 from tests.crash.victim import Ended, Instants, failing_at, in_child
 from tests.host_view import HostView
 
@@ -128,7 +128,7 @@ class Trial:
 
     def _kill(self, verb: Verb, at: str) -> None:
         def work() -> None:
-            instants = self._watched(at, libvirt="call " in at)
+            instants = self._watched(at, libvirt=is_of_libvirt(at))
             undone = at.startswith("undo: ")
             self._clusters.do(verb, failing_at(self._last[verb], instants.told) if undone else instants.told)
 

@@ -11,6 +11,7 @@ files and processes, and by the names in libvirt's bindings for calls that chang
     send /v1/agent/service/register         Consul is about to be asked for it
     signal SIGHUP                           a process is about to be told something
     call virDomainCreate                    libvirt is about to be asked for it
+    within virDomainCreate                  libvirt has begun with it, and will end it after the kill
     undo: …                                 the same after the last step has failed
 
 The second time of the same name in a run is `… (2)`. Steps go side by side: which of two comes first may differ from
@@ -43,6 +44,9 @@ _WATCHED = (
     "/proc/sys/",
 )
 _WRITING = os.O_WRONLY | os.O_RDWR
+#: Seconds in which libvirt has begun with what it was asked for.
+_BEGUN_AFTER = 0.005
+
 #: Words of command lines, and of names in libvirt's bindings, that only look.
 _READING = {"list", "show", "get", "-S", "-json", "ss", "dns", "domain", "--version", "general"}
 _ASKING = (
@@ -73,15 +77,17 @@ class Instants:
     _times: dict[str, int] = field(default_factory=dict)
     _one: Any = field(default_factory=threading.RLock)
 
-    def reached(self, name: str) -> None:
-        """Here we are."""
+    def reached(self, name: str, *, delay: float = 0) -> None:
+        """Here we are; what is fatal kills after `delay` seconds."""
         with self._one:
             name = self.prefix + name
             count = self._times[name] = self._times.get(name, 0) + 1
             label = name if count == 1 else f"{name} ({count})"
             self.seen.append(label)
             if label == self.fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
+                if not delay:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     def told(self, event: Event) -> None:
         """A progress for the engine."""
@@ -139,6 +145,7 @@ class Instants:
     def _named(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def named(*arguments: Any) -> Any:
             self.reached(f"call {name}")
+            self.reached(f"within {name}", delay=_BEGUN_AFTER)
             return call(*arguments)
 
         return named

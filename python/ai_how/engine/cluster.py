@@ -86,7 +86,7 @@ def up(
     with open_state(site.state) as state, held(libvirt.uri, name), ExitStack() as guards:
         refuse_unconfirmed(libvirt.uri, name)
         with shared(progress):
-            _say_if_cut_off(state, name, progress)
+            _continue(site, state, name)
             if expect is not None:
                 # As `plan` looked, which wakes no pool.
                 refuse_stale(foresee(libvirt, document, [key], start=start, progress=silent)[0], expect)
@@ -135,6 +135,7 @@ def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
     libvirt, progress = site.libvirt, site.progress
     with open_state(site.state) as state, held(libvirt.uri, name):
         refuse_unconfirmed(libvirt.uri, name)
+        _continue(site, state, name)
         observed = observe(libvirt, name)
         plan = make_plan(_at_rest(observed, name), observed.everything)
         if plan:
@@ -159,6 +160,7 @@ def destroy(site: Site, name: str) -> Outcome:
     libvirt = site.libvirt
     with open_state(site.state) as state, held(libvirt.uri, name), shared(site.progress):
         refuse_unconfirmed(libvirt.uri, name)
+        _continue(site, state, name)
         observed = observe_awake(libvirt, name)
         leave_registered(observed, name, site.progress)
         want = wanted_of_host(observed, name, ())
@@ -212,10 +214,13 @@ def _release_departed(libvirt: Libvirt, plan: Plan, observed: Observed) -> None:
                 dhcp.release(network.bridge, network.gateway, each.ip, each.mac)
 
 
-def _say_if_cut_off(state: State, name: str, progress: Progress) -> None:
+def _continue(site: Site, state: State, name: str) -> None:
+    """Where the last run was killed: say so, and let libvirt end what it was asked for then."""
     record = state.clusters.get(name)
     if record is not None and record.run is not None:
-        progress(Note(f"`{record.run.verb}` of {record.run.started} was cut off; continuing from what the host has"))
+        run = record.run
+        site.progress(Note(f"`{run.verb}` of {run.started} was cut off; continuing from what the host has"))
+        domains.until_done(site.libvirt)
 
 
 def _say_pending(plan: Plan, progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -48,6 +49,21 @@ def saved(libvirt: Libvirt) -> frozenset[str]:
     with libvirt.doing("cannot list the host's machines"):
         handles = libvirt.connection.listAllDomains(libvirt.api.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
     return frozenset(handle.name() for handle in handles)
+
+
+def until_done(libvirt: Libvirt) -> None:
+    """Wait until libvirt has done with our machines what was asked of it, also by somebody who has been killed since.
+
+    It starts or stops one as a job, during which it still tells the old state. A question that needs the job waits.
+    """
+    with libvirt.doing("cannot list the host's machines"):
+        handles = libvirt.connection.listAllDomains()
+
+    def ask(handle: Handle) -> None:
+        with contextlib.suppress(libvirt.api.libvirtError):  # it has no such card, and says so after the job
+            handle.interfaceStats("none")
+
+    libvirt.map(ask, [handle for handle in handles if is_ours(handle)])
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
