@@ -10,7 +10,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.host_view import define_everything_once
+from tests.lab.loaded import Loaded
 
 from ai_how.engine import cluster as engine
 from ai_how.host.libvirt import Libvirt
@@ -84,20 +84,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ai_how() -> Callable[..., Ran]:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    """What starts `ai-how` without loading it first."""
+    server = Loaded(tmp_path_factory.mktemp("loaded"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def ai_how(loaded: Loaded) -> Callable[..., Ran]:
     """`ai-how WORDS…` as its own process. Whatever happens, it never shows a traceback or calls itself broken."""
 
     def call(*words: object, **environment: str) -> Ran:
-        argv = [sys.executable, "-m", "ai_how", *(str(word) for word in words)]
-        ran = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=COMMAND_DEADLINE,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **environment},
-        )
+        ran = loaded.run([*map(str, words)], environment={**os.environ, **environment}, timeout=COMMAND_DEADLINE)
         assert "Traceback" not in ran.stdout + ran.stderr, ran.stderr
         assert "this is a bug" not in ran.stderr, ran.stderr
         return ran
