@@ -30,11 +30,10 @@ _SETTLES_WITHIN = 5.0
 _OTHERS_OWN = ("/run/libvirt/network/", "/run/systemd/resolve/")
 
 #: What differs between two hosts with the same cluster on them: what happened, not what is there. The state of a
-#: machine and what libvirt notes while one runs are seen with their names (`libvirt domains`), disks with theirs. Half a
-#: file of ours beside the whole one goes with the next write or the cluster.
+#: machine and what libvirt notes while one runs are seen with their names (`libvirt domains`), disks with theirs.
 _HISTORY = re.compile(
     r"^/run/|^/var/lib/libvirt/qemu/(?:\S*domain-|\S*/monitor|channel/|dump|snapshot|\S*\.sock)|"
-    r"^/var/lib/libvirt/dnsmasq/\.ai-how-\S+\.new |^/var/lib/libvirt/dnsmasq/\S+(?:hosts|names|hostsfile|addnhosts) |"
+    r"^/var/lib/libvirt/dnsmasq/\S+(?:hosts|names|hostsfile|addnhosts) |"
     r"^/etc/libvirt/\S+/autostart |\.(?:leases|status|macs|pid)\b|/random-seed|\.monitor"
 )
 _DNSMASQ = Path("/var/lib/libvirt/dnsmasq")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.host.files import write_atomically
+from ai_how.host import told
+from ai_how.host.files import half, write_atomically
 
 
 @pytest.mark.parametrize("lay", [os.link, os.symlink], ids=["hard link", "symbolic link"])
@@ -22,3 +23,14 @@ def test_what_somebody_laid_in_the_place_of_the_new_file_is_not_written_into(
     assert (theirs.read_text(), path.read_text()) == ("theirs", "ours")
     assert path.stat().st_mode & 0o777 == 0o600
     assert sorted(each.name for each in tmp_path.iterdir()) == ["state", "theirs"]
+
+
+def test_half_a_file_beside_the_whole_one_has_not_been_read(tmp_path: Path) -> None:
+    """So that the next run writes it anew, and the half is gone."""
+    place = told.file_of(tmp_path, "tried", "servers")
+    told.tell({place: ["server=1.1.1.1"]}, lambda: None)
+    assert told.ours(tmp_path, "servers") == {"tried": ("server=1.1.1.1",)}
+    half(place).write_text("server=8")
+    assert told.ours(tmp_path, "servers") == {"tried": (told.UNREAD, "server=1.1.1.1")}
+    told.tell({place: ["server=1.1.1.1"]}, lambda: None)
+    assert [*tmp_path.iterdir()] == [place]

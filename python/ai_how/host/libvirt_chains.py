@@ -14,7 +14,7 @@ from ai_how.errors import LibvirtError
 from ai_how.host import iptables, nftables
 from ai_how.host.memory import is_root
 
-#: Of libvirt's backend for iptables: by table, the chains of each chain of the kernel's, in the order they are asked in.
+#: Of libvirt's backend for iptables: by table, its chains in each chain of the kernel's, in the order they are asked.
 _IPTABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "filter": {
         "INPUT": ("LIBVIRT_INP",),

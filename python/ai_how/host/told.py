@@ -55,8 +55,8 @@ def ours(directory: Path, suffix: str) -> dict[str, tuple[str, ...]]:
     for cut in directory.glob(f".{_PREFIX}*.{suffix}.new"):
         found[cut.name.removeprefix(f".{_PREFIX}").removesuffix(f".{suffix}.new")] = (UNREAD,)
     for whole in directory.glob(f"{_PREFIX}*.{suffix}"):
-        if (lines := read_lines(whole)) is not None:
-            found[whole.name.removeprefix(_PREFIX).removesuffix(f".{suffix}")] = lines
+        if read_lines(whole) is not None:
+            found[whole.name.removeprefix(_PREFIX).removesuffix(f".{suffix}")] = lines_of(whole)
     return found
 
 
