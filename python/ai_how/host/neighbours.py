@@ -46,7 +46,7 @@ def ask_by_arp(bridge: str, addresses: Collection[IPv4Address], *, within: float
         except OSError as error:
             if error.errno in {errno.ENODEV, errno.EADDRNOTAVAIL, errno.ENXIO}:
                 return frozenset()
-            raise HostError(f"nobody can be asked on {bridge}", why=str(error)) from error
+            raise _trouble(bridge, error) from error
         mac: bytes = asker.getsockname()[4]
         left, found = set(addresses), set[IPv4Address]()
         deadline = time.monotonic() + within
@@ -56,7 +56,7 @@ def ask_by_arp(bridge: str, addresses: Collection[IPv4Address], *, within: float
                 again = now + AGAIN
                 _send(asker, bridge, [request(mac, own, each) for each in sorted(left)])
             if select.select([asker], [], [], max(0.0, min(again, deadline) - time.monotonic()))[0]:
-                answer = read_reply(asker.recv(128))
+                answer = read_reply(_receive(asker, bridge))
                 if answer in left:
                     left.discard(answer)
                     found.add(answer)
@@ -75,7 +75,7 @@ def ask_kernel(bridge: str, addresses: Collection[IPv4Address], *, within: float
                 sender.sendto(b"", (str(each), _DISCARD))
             except OSError as error:  # no way there, as behind a bridge that is gone: nobody answers
                 if error.errno not in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNREFUSED}:
-                    raise HostError(f"nobody can be asked on {bridge}", why=str(error)) from error
+                    raise _trouble(bridge, error) from error
     deadline = time.monotonic() + within
     while True:
         found = read_neighbours(list_neighbours(), bridge).intersection(addresses)
@@ -118,7 +118,23 @@ def _send(asker: socket.socket, bridge: str, frames: Sequence[bytes]) -> None:
     except OSError as error:
         # Switched off, out of buffers for now, or gone: who has not been asked is asked again, or not there.
         if error.errno not in {errno.ENETDOWN, errno.ENOBUFS, errno.ENXIO, errno.ENODEV}:
-            raise HostError(f"nobody can be asked on {bridge}", why=str(error)) from error
+            raise _trouble(bridge, error) from error
+
+
+def _receive(asker: socket.socket, bridge: str) -> bytes:
+    """The next frame; an empty one where the bridge was switched off or taken away meanwhile (packet(7))."""
+    try:
+        return asker.recv(128)
+    except OSError as error:
+        if error.errno != errno.ENETDOWN:
+            raise _trouble(bridge, error) from error
+        return b""
+
+
+def _trouble(bridge: str, error: OSError) -> HostError:
+    return HostError(
+        f"nobody can be asked on {bridge}", why=str(error), remedy=f"Look at the bridge: ip addr show {bridge}"
+    )
 
 
 def _address(bridge: str) -> IPv4Address:
