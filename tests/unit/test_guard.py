@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -168,6 +169,27 @@ def test_nodes_that_cannot_be_asked_are_not_taken_for_silent(
     monkeypatch.setattr(guardian, "answering", lambda *_: frozenset[IPv4Address]())
     run(replace(ORDER, within=60.0), Word.APPLIED)
     assert undone == ["lab-controller stopped answering"]
+
+
+def test_a_guard_that_fails_by_itself_undoes_the_change(undone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> frozenset[IPv4Address]:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(guardian, "answering", fail)
+    read, write = os.pipe()
+    os.write(write, f"{Word.APPLIED}\n".encode())
+    with rendezvous.listen(guard.name_of(ORDER.uri, ORDER.cluster)) as server:
+        guardian.watch_over(replace(ORDER, within=60.0), server, read)
+    os.close(read)
+    os.close(write)
+    assert undone == ["its guard failed: ValueError: no such thing"]
+
+
+def test_whoever_made_a_change_is_told_that_its_guard_has_gone() -> None:
+    gone = subprocess.Popen(["true"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    gone.wait()
+    with pytest.raises(HostError, match="not guarded any more: somebody ended its guard"):
+        guard.Guard(gone).tell(Word.APPLIED)
 
 
 @pytest.mark.parametrize("number", [0, 1])

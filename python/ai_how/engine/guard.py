@@ -14,7 +14,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -121,7 +121,9 @@ class Guard:
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise HostError(
-                "the change is not guarded", why="the guard has gone", remedy="Somebody ended it; nothing is undone."
+                "the change is not guarded any more",
+                why="somebody ended its guard",
+                remedy="What is there stays. To go back, bring the cluster up from the configuration that you want.",
             ) from error
         finally:
             self.leave()
@@ -130,7 +132,8 @@ class Guard:
         """Close this end. Before a word was told, the change is undone."""
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # what could not be told is not told now either
+                    pipe.close()
 
 
 @contextmanager
@@ -150,7 +153,8 @@ def guarded(site: Site, state: State, order: Order) -> Iterator[Guard]:
             raise
         record = state.clusters.get(order.cluster)
         if not guard.changed and (record is None or record.run is None):
-            guard.tell(Word.WITHDRAWN)
+            with suppress(HostError):  # it has gone: that is what it was to do
+                guard.tell(Word.WITHDRAWN)
         else:
             site.progress(Note(f"{order.cluster}: what was changed is being undone", warning=True))
             guard.leave()

@@ -316,6 +316,15 @@ def tell(text: str) -> None:
     syslog.syslog(syslog.LOG_NOTICE, text)
 
 
+def watch_over(order: Order, server: socket.socket, lifeline: int) -> None:
+    """Guard the change until it is decided. Where the guard itself fails it is undone, rather than left to nobody."""
+    try:
+        Guardian(order, server, lifeline).run()
+    except Exception as error:  # noqa: BLE001 - the last door, as in undo
+        tell(traceback.format_exc())
+        undo(order, f"its guard failed: {type(error).__name__}: {error}")
+
+
 def main() -> None:
     """Become nobody's child, take the order, and guard."""
     if os.fork():
@@ -330,11 +339,7 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
-    try:
-        Guardian(order, server, lifeline=0).run()
-    except Exception:
-        tell(traceback.format_exc())
-        raise
+    watch_over(order, server, lifeline=0)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ai_how.engine.guard import PREFIX, Phase, Word, name_of
 from ai_how.engine.state import Undone, read_state
@@ -80,7 +81,7 @@ def undo(uri: str, cluster: str, state: Path) -> Undone:
     with _met(uri, cluster, state) as (guard, found):
         guard.settimeout(_UNDONE_WITHIN)
         answer = _tell(guard, found, Word.UNDO)
-    undone = Undone(answer["when"], answer["why"], answer["trouble"])
+    undone = Undone(*(str(answer.get(each, "")) for each in ("when", "why", "trouble")))
     if undone.trouble:
         raise HostError(
             f"the change of {cluster} is not undone",
@@ -94,10 +95,12 @@ def undo(uri: str, cluster: str, state: Path) -> Undone:
 def _met(uri: str, cluster: str, state: Path) -> Iterator[tuple[socket.socket, Pending]]:
     """The guard of the change of `cluster`, and how far that is."""
     guard = rendezvous.meet(name_of(uri, cluster), within=_ANSWERS_WITHIN)
-    found = None if guard is None else _hear(guard)
-    if guard is None or found is None:
+    if guard is None:
         raise _nothing_waits(uri, cluster, state)
     with guard:
+        found = _hear(guard)
+        if found is None:
+            raise _nothing_waits(uri, cluster, state)
         user = rendezvous.owner(guard)
         if os.geteuid() not in (0, user):
             raise PrivilegeError(
@@ -110,7 +113,7 @@ def _met(uri: str, cluster: str, state: Path) -> Iterator[tuple[socket.socket, P
         yield guard, found
 
 
-def _tell(guard: socket.socket, found: Pending, word: Word) -> dict[str, str]:
+def _tell(guard: socket.socket, found: Pending, word: Word) -> dict[str, Any]:
     try:
         rendezvous.say(guard, word)
         answer = rendezvous.hear(guard)
@@ -118,9 +121,9 @@ def _tell(guard: socket.socket, found: Pending, word: Word) -> dict[str, str]:
         raise _gone(found.cluster, str(error)) from error
     if not isinstance(answer, dict):
         raise _gone(found.cluster, "it ended without an answer")
-    if answer["done"] != word:
+    if answer.get("done") != word:
         raise NotReady(
-            f"the change of {found.cluster} can no longer be confirmed", why=f"it was undone: {answer['why']}"
+            f"the change of {found.cluster} can no longer be confirmed", why=f"it was undone: {answer.get('why')}"
         )
     return answer
 
