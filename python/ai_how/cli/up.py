@@ -117,6 +117,12 @@ def _wanted(
     if plan is None:
         document = load_file(config)
         return document, [spec.key for spec in specs_of(document, cluster)], {}, start
+    if plan.start and not start:
+        raise UsageError(
+            f"{config} is a plan that starts nodes",
+            why="--no-start was said now, and not when it was made",
+            remedy=f"Make another: ai-how plan {plan.document.file} --no-start -o FILE",
+        )
     keys = [spec.key for spec in specs_of(plan.document, cluster)] if cluster is not None else list(plan.digests)
     if missing := sorted(set(keys) - plan.digests.keys()):
         raise UsageError(

@@ -24,6 +24,9 @@ from ai_how.errors import ConfigurationError, Path, Problem, Severity
 #: 10,000 nodes as a list are about 1 MiB.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
+#: What a plan file has and no configuration (engine/planfile.py).
+PLAN_KEY = "ai_how_plan"
+
 #: Fields whose example can stand in for a wrong value without hiding or inventing another problem.
 _STAND_INS: Mapping[str, object] = {
     "base_image_path": "/",
@@ -167,6 +170,9 @@ def _document(data: Any, folder: FilePath, file: str | None, found: list[Problem
         message = "the fields of a cluster stand where the clusters should"
         hint = "put them under a key of their own: clusters: {hpc: {name: …, network: …}}"
         raise ConfigurationError([*found, empty.problem(("clusters",), message, hint, at_key=True)])
+    if PLAN_KEY in data:
+        hint = f"carry it out: ai-how up {file}" if file else ""
+        raise ConfigurationError([empty.problem((), "this is a plan, not a configuration", hint)])
     wanted: Any = {key: value for key, value in data.items() if not key.startswith("x-")}
     owned = False
     seen: set[Path] = set()

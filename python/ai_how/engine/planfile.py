@@ -6,6 +6,7 @@ and compared: a host that has changed since is seen.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from ai_how import __version__
-from ai_how.config.load import Document, load_text
+from ai_how.config.load import PLAN_KEY, Document, load_text
 from ai_how.engine.prepare import Prepared
 from ai_how.errors import PlanStale, UsageError
-from ai_how.host.files import write_atomically
+from ai_how.host.files import refuse_special, write_atomically
 from ai_how.host.machine import machine_identity
 from ai_how.plan.document import plan_document
 
-#: The key that makes a JSON document a plan file; its value is the version of the format.
-_KEY = "ai_how_plan"
+#: The version of the format; that key makes a JSON document a plan file.
 _FORMAT = 1
+
+#: A plan of 10,000 nodes has about 12 MiB.
+_MAX_BYTES = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class PlanFile:
 def write_plan(path: Path, document: Document, uri: str, found: Iterable[Prepared], *, start: bool) -> None:
     """Write what was found for clusters of `document`. Raises UsageError where the file cannot be written."""
     content = {
-        _KEY: _FORMAT,
+        PLAN_KEY: _FORMAT,
         "version": __version__,
         "host": machine_identity(),
         "uri": uri,
@@ -51,6 +54,10 @@ def write_plan(path: Path, document: Document, uri: str, found: Iterable[Prepare
         ],
     }
     try:
+        refuse_special(path)
+        source = Path(document.file or "")
+        if source.is_file() and path.exists() and path.samefile(source):
+            raise OSError(errno.EEXIST, "this is its configuration")
         write_atomically(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise UsageError(
@@ -67,25 +74,29 @@ def read_plan(path: Path, uri: str) -> PlanFile | None:
     if content is None:
         return None
     _refuse_elsewhere(path, content, uri)
+    for key, form in (("configuration", str), ("folder", str), ("file", str), ("start", bool), ("clusters", list)):
+        if not isinstance(content.get(key), form):
+            raise _not_whole(path, f"its {key} is missing or wrong")
+    document = load_text(content["configuration"], Path(content["folder"]), content["file"])
     try:
-        document = load_text(content["configuration"], Path(content["folder"]), str(content["file"]))
         digests = {str(each["key"]): str(each["digest"]) for each in content["clusters"]}
-        start = bool(content["start"])
     except (KeyError, TypeError) as error:
-        raise PlanStale(
-            f"{path} is not a whole plan", why=f"{error} is missing or wrong", remedy="Make it again: ai-how plan -o."
-        ) from error
+        raise _not_whole(path, "a cluster in it is without its key or digest") from error
+    if not digests:
+        raise _not_whole(path, "it names no cluster")
     if unknown := sorted(digests.keys() - document.model.clusters.keys()):
-        raise PlanStale(
-            f"{path} is not a whole plan",
-            why=f"its configuration has no cluster {', '.join(unknown)}",
-            remedy="Make it again: ai-how plan -o.",
-        )
-    return PlanFile(document, start, digests)
+        raise _not_whole(path, f"its configuration has no cluster {', '.join(unknown)}")
+    return PlanFile(document, content["start"], digests)
+
+
+def _not_whole(path: Path, why: str) -> PlanStale:
+    return PlanStale(f"{path} is not a whole plan", why=why, remedy="Make it again: ai-how plan -o.")
 
 
 def _content(path: Path) -> dict[str, Any] | None:
     try:
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            return None  # a pipe can be read once only, and that is for the reader of configurations
         with path.open(encoding="utf-8") as file:
             if file.read(1) != "{":
                 return None
@@ -93,12 +104,12 @@ def _content(path: Path) -> dict[str, Any] | None:
             content = json.load(file)
     except (OSError, ValueError, RecursionError):
         return None  # whatever it is, the reader of configurations says what is wrong with it
-    return content if isinstance(content, dict) and _KEY in content else None
+    return content if isinstance(content, dict) and PLAN_KEY in content else None
 
 
 def _refuse_elsewhere(path: Path, content: dict[str, Any], uri: str) -> None:
     for what, there, here in (
-        ("in another format", content[_KEY], _FORMAT),
+        ("in another format", content[PLAN_KEY], _FORMAT),
         ("by another version of ai-how", content.get("version"), __version__),
         ("on another host", content.get("host"), machine_identity()),
         ("for another libvirt", content.get("uri"), uri),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ai_how.errors import StateError
-from ai_how.host.files import half, locked, write_atomically
+from ai_how.host.files import half, locked, refuse_special, write_atomically
 from ai_how.plan.plan import Plan
 
 VERSION = 1
@@ -119,12 +119,7 @@ def open_state(path: Path) -> Iterator[State]:
 
     Raises InUse where one of them has it, StateError where it cannot be used.
     """
-    # What a link leads to is the state file: replacing the link would leave its other users behind.
-    place = path.resolve() if path.is_symlink() else path
-    if not place.name or place.is_dir():
-        raise StateError(
-            f"the state file cannot be {path}", why="this is a folder", remedy="Name a file in it: --state PATH."
-        )
+    place = _place(path)
     with locked(place.with_name(place.name + ".lock")):
         with suppress(OSError):  # the next write says what is wrong
             half(place).unlink(missing_ok=True)
@@ -134,7 +129,7 @@ def open_state(path: Path) -> Iterator[State]:
 def read_state(path: Path) -> dict[str, Record]:
     """The clusters that the file at `path` remembers; none where there is no file. Raises StateError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _place(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
@@ -151,6 +146,19 @@ def read_state(path: Path) -> dict[str, Record]:
         return {name: _record(entry) for name, entry in document["clusters"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _unusable(path, f"{type(error).__name__}: {error}") from error
+
+
+def _place(path: Path) -> Path:
+    """Where the state file is: what a link leads to, since replacing the link would leave its other users behind."""
+    try:
+        place = path.resolve() if path.is_symlink() else path
+        refuse_special(place)
+    except (OSError, RuntimeError) as error:  # the latter: a link to itself
+        why = getattr(error, "strerror", None) or str(error)
+        raise StateError(
+            f"the state file cannot be {path}", why=why, remedy="Name a file of your own: --state PATH or AI_HOW_STATE."
+        ) from error
+    return place
 
 
 def now() -> str:

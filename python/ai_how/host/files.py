@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,18 @@ def half(path: Path) -> Path:
     """Where what is to be at `path` is written first; a kill leaves it there, for the holder of the file's lock to
     remove."""
     return path.with_name(f".{path.name}.new")
+
+
+def refuse_special(path: Path) -> None:
+    """Raise OSError where something is at `path` that is no plain file: a folder, a device, a pipe, a link.
+
+    Such must not be replaced: root would take /dev/null from the whole machine.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(mode := path.lstat().st_mode) or not path.name:
+            raise OSError(errno.EISDIR, "this is a folder")
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "this is no plain file")
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:

@@ -148,6 +148,8 @@ def test_a_plan_is_refused_when_the_host_has_changed_since(ai_how: AiHow, write:
         ({"clusters": 7}, "is not a whole plan"),
         ({"configuration": None}, "is not a whole plan"),
         ({"configuration": "clusters: ["}, ""),
+        ({"clusters": []}, "it names no cluster"),
+        ({"start": "no"}, "its start is missing or wrong"),
     ],
 )
 def test_a_plan_from_elsewhere_is_refused(
@@ -209,3 +211,44 @@ def test_a_plan_that_cannot_be_written_is_a_clear_error(ai_how: AiHow, write: Wr
     ran = ai_how("plan", write(), "-o", "/nowhere/plan.json")
     assert ran.returncode == 2
     assert "the plan cannot be written to /nowhere/plan.json: No such file or directory" in ran.stderr
+
+
+def test_a_plan_takes_the_place_of_no_link_pipe_folder_nor_of_its_configuration(
+    write: Write, folder: Path, refused: Callable[..., str]
+) -> None:
+    written = write()
+    (folder / "stdout").symlink_to("/proc/self/fd/1")  # as /dev/stdout is, which is the whole machine's
+    os.mkfifo(folder / "pipe")
+    for place, why in (
+        ("stdout", "this is no plain file"),
+        ("pipe", "this is no plain file"),
+        (folder, "this is a folder"),
+        ("", "this is a folder"),
+        (written, "this is its configuration"),
+    ):
+        assert why in refused(2, "plan", written, "-o", place)
+    assert (folder / "stdout").is_symlink()
+    assert "clusters:" in written.read_text()
+
+
+def test_a_plan_that_starts_nodes_is_not_taken_for_one_that_does_not(
+    ai_how: AiHow, write: Write, refused: Callable[..., str]
+) -> None:
+    assert ai_how("plan", write(), "-o", "plan.json").returncode == 0
+    assert "plan.json is a plan that starts nodes" in refused(2, "up", "plan.json", "--no-start")
+
+
+def test_where_a_configuration_is_wanted_a_plan_is_named_as_one(ai_how: AiHow, write: Write) -> None:
+    assert ai_how("plan", write(), "-o", "plan.json").returncode == 0
+    for verb in ("plan", "validate", "status"):
+        ran = ai_how(verb, "plan.json")
+        assert ran.returncode == 2
+        assert "this is a plan, not a configuration" in ran.stdout + ran.stderr
+        assert "ai-how up plan.json" in ran.stdout + ran.stderr
+
+
+def test_a_configuration_may_come_through_a_pipe(write: Write) -> None:
+    words = f"{sys.executable} -m ai_how up <(cat {write()}) --no-start --json"
+    ran = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["cluster"] == "tried"
