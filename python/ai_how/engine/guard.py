@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import ai_how
-from ai_how.engine.answering import answering
 from ai_how.engine.events import Note
 from ai_how.engine.observe import Observed
 from ai_how.engine.site import Site
 from ai_how.engine.state import State
-from ai_how.engine.traffic import addresses
-from ai_how.engine.wait import leases
+from ai_how.engine.traffic import addresses, who_answers
 from ai_how.errors import HostError, NodesSilent, NotReady, UnsafeChange, UsageError, some
 from ai_how.plan.irreversible import irreversible
 from ai_how.plan.plan import Plan
@@ -41,9 +39,6 @@ PREFIX = "ai-how/guard/"
 
 #: Seconds that a guard may take to begin, on a busy machine.
 _BEGINS_WITHIN = 60.0
-
-#: Seconds in which who is reached at all has answered.
-_ONE_LOOK = 1.0
 
 
 class Phase(StrEnum):
@@ -201,14 +196,9 @@ def _who_answers(
     site: Site, observed: Observed, want: tuple[Resource, ...], network: VirtualNetwork
 ) -> dict[str, tuple[IPv4Address, ...]]:
     """The running nodes that answer now and shall go on, each with where it may be found afterwards."""
-    before = observed.network
     shall_run = {each.name for each in want if isinstance(each, Domain) and each.running}
     kept = [each for each in observed.domains if each.running and each.name in shall_run]
-    if before is None or not before.active or not kept:
-        return {}
-    now = addresses(kept, before, leases(site.libvirt, before.name), {})
-    there = answering(before.bridge, frozenset().union(*now.values()), _ONE_LOOK)
-    answered = {name: min(found) for name, each in now.items() if (found := each & there)}
+    answered = who_answers(site.libvirt, kept, observed.network)
     # Whose address DHCP chose, and will choose anew in another subnet, cannot be found from here.
     then = addresses([each for each in kept if each.name in answered], network, (), answered)
     return {name: tuple(sorted(each)) for name, each in then.items() if each}

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from ai_how.engine.events import Event, Note, Progress, StepDone
 from ai_how.engine.prepare import Prepared
-from ai_how.engine.traffic import verify_traffic, who_answers
+from ai_how.engine.traffic import restarts_network, verify_traffic, who_answers
 from ai_how.engine.wait import leases, wait_for_leases
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import domain as domains
@@ -23,7 +23,7 @@ class Readiness:
         self._kept = {each.name: each for each in ready.observed.domains if each.running}
         self._expiries: dict[str, int] = self._read_expiries() if ready.plan else {}
         self._answered: Mapping[str, IPv4Address] = (
-            who_answers(libvirt, ready.observed, ready.plan) if ready.plan else {}
+            who_answers(libvirt, ready.observed.domains, ready.observed.network) if restarts_network(ready.plan) else {}
         )
 
     def watch(self, progress: Progress) -> Progress:

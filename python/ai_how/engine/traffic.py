@@ -1,6 +1,7 @@
-"""Whether nodes that answered before their network was restarted answer again after it, at the address they shall have.
+"""Whether nodes that answered before a change answer again after it, at the address they shall have.
 
-up takes two looks: `who_answers` before anything is changed, `verify_traffic` when all is done.
+Two looks are taken: `who_answers` before anything is changed, and `verify_traffic` when all is done and a network was
+restarted. A guard (engine/guard.py) goes on looking by itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from ipaddress import IPv4Address
 
 from ai_how.engine.answering import answering
 from ai_how.engine.events import NodeReady, Phase, Progress
-from ai_how.engine.observe import Observed
 from ai_how.engine.wait import Lease, leases
 from ai_how.errors import NodesSilent
 from ai_how.host.libvirt import Libvirt
@@ -29,12 +29,11 @@ AFTER_WITHIN = 60.0
 INTERVAL = 0.5
 
 
-def who_answers(libvirt: Libvirt, observed: Observed, plan: Plan) -> Mapping[str, IPv4Address]:
-    """The running nodes that answer now, each with its address; none where `plan` does not restart their network."""
-    network = observed.network
-    if network is None or not network.active or not _restarts(plan):
+def who_answers(libvirt: Libvirt, nodes: Collection[Domain], network: VirtualNetwork | None) -> dict[str, IPv4Address]:
+    """Those of `nodes` on `network` that run and answer now, each with its address."""
+    if network is None or not network.active:
         return {}
-    where = addresses(observed.domains, network, leases(libvirt, network.name), {})
+    where = addresses(nodes, network, leases(libvirt, network.name), {})
     there = answering(network.bridge, _all(where), BEFORE_WITHIN)
     return {name: min(found) for name, each in where.items() if (found := there & each)}
 
@@ -60,7 +59,9 @@ def verify_traffic(
     while True:
         where = addresses(nodes, network, leases(libvirt, network.name), before)
         left = begin + within - time.monotonic()
-        there = answering(network.bridge, _all(where), max(0.0, min(INTERVAL, left)))
+        look = max(0.0, min(INTERVAL, left))
+        again = time.monotonic() + look
+        there = answering(network.bridge, _all(where), look)
         for name, each in where.items():
             if found := there & each:
                 progress(NodeReady(name, min(found), time.monotonic() - begin))
@@ -69,6 +70,8 @@ def verify_traffic(
             return
         if left <= 0:
             break
+        # Nobody was waited for where nobody has an address yet.
+        time.sleep(max(0.0, again - time.monotonic()))
     silent = sorted(each.name for each in nodes)
     raise NodesSilent(
         f"{len(silent)} of the {len(before)} nodes that answered before the network was restarted do not answer",
@@ -95,7 +98,8 @@ def addresses(
     return {each.name: frozenset(known.get(each.mac, ())) for each in nodes if each.running}
 
 
-def _restarts(plan: Plan) -> bool:
+def restarts_network(plan: Plan) -> bool:
+    """Whether `plan` restarts the network under running nodes."""
     return any(
         step.target.kind is Kind.NETWORK and step.impact is not Impact.LIVE and step.disturbs for step in plan.steps
     )

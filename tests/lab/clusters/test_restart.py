@@ -292,12 +292,13 @@ def test_node_that_does_not_answer_again_is_named_with_where_it_should(
         assert observed.network is not None
         wanted = [each for each in observed.everything if each != observed.network]
         restart = make_plan([*wanted, replace(observed.network, mtu=1400)], observed.everything)
-        before = traffic.who_answers(libvirt, observed, restart)
+        assert traffic.restarts_network(restart)
+        before = traffic.who_answers(libvirt, observed.domains, observed.network)
         assert before == {CONTROLLER: IPv4Address("10.44.0.2"), COMPUTE: IPv4Address("10.44.0.10")}
-        assert traffic.who_answers(libvirt, observed, make_plan([], [])) == {}
+        assert not traffic.restarts_network(make_plan([], []))
         traffic.verify_traffic(libvirt, before, observed.resources, silent, within=5.0)
         virsh("suspend", COMPUTE)
-        assert traffic.who_answers(libvirt, observed, restart).keys() == {CONTROLLER}
+        assert traffic.who_answers(libvirt, observed.domains, observed.network).keys() == {CONTROLLER}
         with pytest.raises(NotReady, match=re.escape(f"{COMPUTE} (at 10.44.0.10)")) as caught:
             traffic.verify_traffic(libvirt, before, observed.resources, silent, within=1.0)
     assert str(caught.value).startswith("1 of the 2 nodes that answered before")
