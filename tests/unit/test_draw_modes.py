@@ -12,10 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 from ai_how.config.terms import DnsMode
-from ai_how.probe.expectations import Column, Expect, Expectation, Ping, Talk, cell
+from ai_how.probe.expectations import Column, Expect, Expectation, Ping, Side, Talk, cell
 from ai_how.probe.matrix import AROUND, Field, document_of
 from ai_how.resources.firewall import Denial
-from ai_how.spec.cluster import Cluster
 from ai_how.spec.resolve import resolve_all
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +39,7 @@ def field() -> Field:
     return Field({each.name: each for each in resolve_all(document_of(Path("/blank.qcow2")))}, {})
 
 
-def _pair(field: Field, a: DnsMode, b: DnsMode) -> tuple[Cluster, Cluster]:
+def _pair(field: Field, a: DnsMode, b: DnsMode) -> tuple[Side, Side]:
     row = next(each for each in field.rows() if (each.frm, each.to) == (a.value, b.value))
     return row.a, row.b
 

@@ -24,6 +24,7 @@ from ai_how.probe.expectations import (
     Ping,
     Question,
     Served,
+    Side,
     Talk,
     WhoHas,
     cell,
@@ -31,7 +32,6 @@ from ai_how.probe.expectations import (
 )
 from ai_how.probe.matrix import AROUND, Field, document_of
 from ai_how.probe.run import with_controls
-from ai_how.spec.cluster import Cluster
 from ai_how.spec.policy import Port
 from ai_how.spec.resolve import resolve, resolve_all
 
@@ -45,7 +45,7 @@ def field() -> Field:
     return Field({each.name: each for each in resolve_all(document_of(Path("/blank.qcow2")))}, {})
 
 
-def pair(field: Field, a: DnsMode, b: DnsMode) -> tuple[Cluster, Cluster]:
+def pair(field: Field, a: DnsMode, b: DnsMode) -> tuple[Side, Side]:
     row = next(each for each in field.rows() if (each.frm, each.to) == (a.value, b.value))
     return row.a, row.b
 
@@ -58,7 +58,7 @@ def verdicts(found: list[Expectation]) -> set[Expect]:
     return {each.expect for each in found}
 
 
-def cluster(**network: object) -> Cluster:
+def cluster(**network: object) -> Side:
     machine = {"cpu_cores": 1, "memory_gb": 1, "disk_gb": 1}
     one = {
         "name": "one",
@@ -67,7 +67,7 @@ def cluster(**network: object) -> Cluster:
         "controller": machine,
         "compute_nodes": [machine],
     }
-    return resolve(load_mapping({"clusters": {"one": one}}), "one")
+    return Side.of(resolve(load_mapping({"clusters": {"one": one}}), "one"))
 
 
 @pytest.mark.parametrize(("a", "b"), PAIRS)
@@ -153,14 +153,14 @@ def test_the_lan_is_kept_out_of_every_mode(field: Field, mode: DnsMode) -> None:
 
 def test_the_lan_enters_by_allow_from_and_by_a_route_but_never_a_gateway(field: Field) -> None:
     for name in ("isolated-open", "routed-open"):
-        one = field.clusters[name]
+        one = Side.of(field.clusters[name])
         found = cell(Column.LAN, one, one, AROUND, field.opened)
         assert verdicts([each for each in found if each.to == one.nodes[0].name]) == {Expect.PASS}
         assert verdicts([each for each in found if each.to != one.nodes[0].name]) == {Expect.DENY}
 
 
 def test_along_a_declared_route_nothing_is_masqueraded(field: Field) -> None:
-    one = field.clusters["routed-open"]
+    one = Side.of(field.clusters["routed-open"])
     found = cell(Column.INTERNET, one, one, AROUND)
     assert {each.action.seen_as for each in found if isinstance(each.action, Talk)} == {one.nodes[0].ip}
 
@@ -226,7 +226,7 @@ def test_without_nat_the_node_s_own_address_is_seen_outside() -> None:
 def test_what_cannot_be_tried_in_a_lab_says_why(field: Field) -> None:
     missing = {each.missing for some in field.cells().values() for each in with_controls(some) if each.missing}
     assert missing == {
-        "nothing in a lab resolves names for the host (host_resolver: none)",
+        "nothing resolves names for the host here",
         "there is no Consul here",
     }
 

@@ -146,6 +146,39 @@ class WhoHas:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """An ARP request on the sender's own link: `mac` and nobody else shall claim the address."""
+
+    to: IPv4Address
+    mac: str
+
+    def __str__(self) -> str:
+        return f"arp {self.to}: {self.mac} alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """An echo request of `mtu` bytes as a whole, which nobody may cut in pieces (RFC 1191)."""
+
+    to: IPv4Address
+    mtu: int
+
+    def __str__(self) -> str:
+        return f"ping {self.to} with {self.mtu} bytes in one piece"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolves:
+    """A question for the address of `name`: any will do."""
+
+    server: IPv4Address
+    name: str
+
+    def __str__(self) -> str:
+        return f"dns A {self.name} at {self.server}"
+
+
+@dataclass(frozen=True, slots=True)
 class Leased:
     """What DHCP has given the sender."""
 
@@ -158,15 +191,16 @@ class Leased:
         return "dhcp"
 
 
-Action = Ping | Talk | Question | Served | Leaving | Page | Forgery | WhoHas | Leased
+Action = Ping | Talk | Question | Served | Leaving | Page | Forgery | WhoHas | Leased | Owner | Sized | Resolves
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """`action`, done at place `frm` towards `to` (words for people), shall pass or be denied, because of `why`.
 
-    `controls` must pass in the same run for a denial to count. At place `watched` the packet shall arrive, or not.
-    `missing` says why it cannot be tested here.
+    `controls` must pass in the same run for a denial to count, and `needs` for a failure: what the host itself cannot
+    reach is nobody's fault here. At place `watched` the packet shall arrive, or not. `missing` says why it cannot be
+    tested here.
     """
 
     frm: str
@@ -177,6 +211,7 @@ class Expectation:
     controls: tuple[Expectation, ...] = ()
     watched: str | None = None
     missing: str = ""
+    needs: tuple[Expectation, ...] = ()
 
     @property
     def name(self) -> str:
@@ -188,29 +223,66 @@ class Expectation:
 class Outside:
     """What is around the clusters of a run: addresses, and the ports at which responders answer.
 
-    `uplink` is the host's address outside, `lan` another machine's there. `host_port` is answered on every address
-    of the host, `uplink_port` on `uplink` alone, `node_port` by every node, `lan_port` by that machine. `consul` says
-    whether there is one.
+    `uplink` is the host's address outside, None where it has none; `lan` another machine's there. `host_port` is
+    answered on every address of the host, `uplink_port` on `uplink` alone, `node_port` by every node, `lan_port` by
+    that machine. What leaves the host is seen at the place `watch`. `host_dns` is the host's own resolver.
+
+    In a lab all of it is known. Elsewhere nodes may not talk to the stand-in for that machine (`lan_answers`), nobody
+    gives our bridges IPv6 (`ipv6`), and `name` has whatever addresses it has (`exact`).
     """
 
-    uplink: IPv4Address
+    uplink: IPv4Address | None
     lan: IPv4Address
     resolver: IPv4Address
-    web: IPv4Address
+    web: IPv4Address | None
     name: str
     node_port: int = 7000
     lan_port: int = 7001
     host_port: int = 7777
     uplink_port: int = 7778
     consul: bool = False
+    watch: str = LAN
+    host_dns: IPv4Address | None = None
+    lan_answers: bool = True
+    ipv6: bool = True
+    exact: bool = True
 
 
-def peers(a: Cluster, b: Cluster) -> bool:
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A cluster as packets are sent from it and to it. `nodes` are those that have a place to send from, with their
+    addresses, two at least; `named` are those whose names and addresses are known to be reserved."""
+
+    cluster: Cluster
+    nodes: tuple[Node, ...]
+
+    @staticmethod
+    def of(cluster: Cluster) -> Side:
+        """The cluster with a place for each of its nodes."""
+        return Side(cluster, cluster.nodes)
+
+    @property
+    def name(self) -> str:
+        """That of the cluster."""
+        return self.cluster.name
+
+    @property
+    def network(self) -> Network:
+        """That of the cluster."""
+        return self.cluster.network
+
+    @property
+    def named(self) -> tuple[Node, ...]:
+        """The nodes whose names are known to lead to their addresses."""
+        return tuple(each for each in self.cluster.nodes if each.ip is not None)
+
+
+def peers(a: Side, b: Side) -> bool:
     """Whether the clusters are one with each other: two of the same social mode."""
     return a.name != b.name and a.network.dns_mode is b.network.dns_mode and a.network.dns_mode in SOCIAL
 
 
-def cell(column: Column, a: Cluster, b: Cluster, around: Outside, opened: Cluster | None = None) -> list[Expectation]:
+def cell(column: Column, a: Side, b: Side, around: Outside, opened: Side | None = None) -> list[Expectation]:
     """What is expected of `a` towards `b` (or itself) in one column. `opened` is any cluster that the LAN may enter:
     the control of those that it may not."""
     match column:
@@ -256,7 +328,7 @@ def link_local(mac: str, link: str) -> IPv6Address:
     return IPv6Address(f"{address}%{link}")
 
 
-def _nodes(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+def _nodes(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
     same, allowed = a.name == b.name, a.name == b.name or peers(a, b)
     sender, (target, neighbour) = _first(a), _pair(b, reverse=same)
     ip, own = _ip(target), _ip(sender)
@@ -266,7 +338,7 @@ def _nodes(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
             yield _passes(sender, target, action, "they are one" if not same else "it is one network", watched=True)
         else:
             yield _denied(sender, target, action, _apart(a, b), _neighbourly(b, action), _able(a, around), watched=True)
-    for address in (node6(b.network, ip).ip, link_local(target.mac, LINK)):
+    for address in (node6(b.network, ip).ip, link_local(target.mac, LINK)) if around.ipv6 else ():
         action = Ping(address)
         if same:
             yield _passes(sender, target, action, "it is one network", watched=True)
@@ -279,7 +351,7 @@ def _nodes(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
         yield _denied(sender, target, forged, why, _neighbourly(b, Ping(ip)), _able(a, around), watched=True)
 
 
-def _gateway(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+def _gateway(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
     same = a.name == b.name
     sender, gateway, to = _first(a), b.network.gateway, _gateway_of(b)
     if same:
@@ -297,14 +369,14 @@ def _gateway(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
         # Also between peers: they reach each other by routing, and nobody else's gateway is on this link.
         own = Expectation(sender.name, _gateway_of(a), WhoHas(a.network.gateway), Expect.PASS, "its own gateway")
         yield Expectation(sender.name, to, WhoHas(gateway), Expect.DENY, "it is not on this link", (own,))
-    if not same and not peers(a, b):
+    if around.ipv6 and not same and not peers(a, b):
         ping = Ping(gateway6(b.network).ip)
         own = Expectation(HOST, to, ping, Expect.PASS, "it is the host's own address")
         near = _neighbourly(a, Ping(node6(a.network, _ip(sender)).ip))
         yield Expectation(sender.name, to, ping, Expect.DENY, "IPv6 never leaves a cluster", (own, near))
 
 
-def _host(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+def _host(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
     same = a.name == b.name
     sender, gateway = _first(a), b.network.gateway
     denied: list[tuple[str, Talk]] = []
@@ -313,12 +385,14 @@ def _host(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
             yield Expectation(sender.name, _gateway_of(b), action, Expect.PASS, "allow_host_ports says so")
         else:
             denied.append((_gateway_of(b), action))
-    denied += [("uplink", action) for action in _talks(around.uplink, around.host_port)]
-    denied += [("uplink", action) for action in _talks(around.uplink, around.uplink_port)]
-    denied += [(_gateway_of(b), action) for action in _talks(gateway6(b.network).ip, around.host_port)]
+    if around.uplink is not None:
+        denied += [("uplink", action) for action in _talks(around.uplink, around.host_port)]
+        denied += [("uplink", action) for action in _talks(around.uplink, around.uplink_port)]
+    if around.ipv6:
+        denied += [(_gateway_of(b), action) for action in _talks(gateway6(b.network).ip, around.host_port)]
     for to, action in denied:
         yield _closed(a, to, action, action, around)
-    if same:
+    if same and around.ipv6:
         local = zip(
             _talks(link_local(a.network.mac, LINK), around.host_port),
             _talks(link_local(a.network.mac, a.network.bridge), around.host_port),
@@ -328,40 +402,45 @@ def _host(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
             yield _closed(a, _gateway_of(a), action, control, around)
 
 
-def _closed(a: Cluster, to: str, action: Talk, control: Talk, around: Outside) -> Expectation:
+def _closed(a: Side, to: str, action: Talk, control: Talk, around: Outside) -> Expectation:
     """A service of the host that nodes do not reach; `control` is the same as the host itself reaches it."""
     own = Expectation(HOST, to, control, Expect.PASS, _OWN_SERVICE)
     why = "only DHCP, DNS and ping of the own gateway are for nodes"
     return Expectation(_first(a).name, to, action, Expect.DENY, why, (own, _able(a, around)))
 
 
-def _internet(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+def _internet(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
     sender, net = _first(a), a.network
     masked = net.policy.nat and not any(around.lan in each.to for each in net.policy.routes)
     seen = around.uplink if masked else sender.ip
     near = _neighbourly(a, Ping(_ip(sender)))
-    tried: list[tuple[str, Action, IPv4Address]] = [
-        ("internet", Ping(around.resolver), around.resolver),
-        *((LAN, action, around.lan) for action in _talks(around.lan, around.lan_port, seen)),
-        ("internet", Page(around.web, around.name), around.web),
-    ]
+    itself = _way_out(a, around).needs
+    tried: list[tuple[str, Action, IPv4Address]] = [("internet", Ping(around.resolver), around.resolver)]
+    if around.lan_answers:
+        tried += [(LAN, action, around.lan) for action in _talks(around.lan, around.lan_port, seen)]
+    if around.web is not None:
+        tried.append(("internet", Page(around.web, around.name), around.web))
     for to, action, address in tried:
         if _leaves(a, address):
-            yield Expectation(sender.name, to, action, Expect.PASS, "the way out is open")
+            needs = () if to == LAN else itself
+            yield Expectation(sender.name, to, action, Expect.PASS, "the way out is open", needs=needs)
         else:
             why = "egress and block_networks do not let it out"
             yield Expectation(sender.name, to, action, Expect.DENY, why, (near,))
     if net.gateway_answers_dns:
-        question = Question(net.gateway, around.name, "A", (str(around.web),))
-        yield Expectation(sender.name, "internet", question, Expect.PASS, "the gateway forwards")
-    if a.name != b.name:
+        known = around.exact and around.web is not None
+        asked: Action = Resolves(net.gateway, around.name)
+        if known:
+            asked = Question(net.gateway, around.name, "A", (str(around.web),))
+        yield Expectation(sender.name, "internet", asked, Expect.PASS, "the gateway forwards", needs=itself)
+    if a.name != b.name and around.lan_answers:
         forged = Forgery(_ip(_first(b)), around.lan)
         seen_by_tap = Expectation(sender.name, LAN, Ping(around.lan), Expect.PASS, "the way out is open", watched=LAN)
         why = "the source is not the sender's"
         yield Expectation(sender.name, LAN, forged, Expect.DENY, why, (seen_by_tap,), watched=LAN)
 
 
-def _lan(a: Cluster, around: Outside, opened: Cluster | None) -> Iterator[Expectation]:
+def _lan(a: Side, around: Outside, opened: Side | None) -> Iterator[Expectation]:
     target, policy = _first(a), a.network.policy
     entered = [*policy.firewall.allow_from, *(each.to for each in policy.routes)]
     allowed = any(around.lan in each for each in entered)
@@ -370,62 +449,71 @@ def _lan(a: Cluster, around: Outside, opened: Cluster | None) -> Iterator[Expect
         if allowed:
             yield Expectation(LAN, target.name, action, Expect.PASS, _LET_IN, watched=target.name)
             continue
-        controls = [_neighbourly(a, action)]
+        controls = [_neighbourly(a, action), *_outsider(around)]
         if opened is not None:
             inside = _first(opened)
             controls.append(Expectation(LAN, inside.name, Ping(_ip(inside)), Expect.PASS, _LET_IN, watched=inside.name))
         why = "nothing lets the LAN in"
         yield Expectation(LAN, target.name, action, Expect.DENY, why, tuple(controls), watched=target.name)
-    uplink = Expectation(LAN, "uplink", Ping(around.uplink), Expect.PASS, "the host itself is not closed to its LAN")
     closed: list[Action] = [Ping(gateway), *_served(a), *_talks(gateway, around.host_port)]
     for shut in closed:
         sender, why = (target.name, "its own gateway") if not isinstance(shut, Talk) else (HOST, _OWN_SERVICE)
         control = Expectation(sender, _gateway_of(a), shut, Expect.PASS, why)
         why = "gateways are for their own networks"
-        yield Expectation(LAN, _gateway_of(a), shut, Expect.DENY, why, (control, uplink))
+        yield Expectation(LAN, _gateway_of(a), shut, Expect.DENY, why, (control, *_outsider(around)))
 
 
-def _names(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
-    wanted = _first(b)
-    name = f"{wanted.name}.{b.network.domain}"
-    yield from _records(a, b, name, "A", str(_ip(wanted)))
+def _outsider(around: Outside) -> tuple[Expectation, ...]:
+    """The machine outside does reach the host."""
+    if around.uplink is None:
+        return ()
+    why = "the host itself is not closed to its LAN"
+    return (Expectation(LAN, "uplink", Ping(around.uplink), Expect.PASS, why),)
+
+
+def _names(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
+    for wanted in b.named[:1]:
+        name = f"{wanted.name}.{b.network.domain}"
+        yield from _records(a, b, name, "A", str(_ip(wanted)))
+        if a.name == b.name and a.network.dns_mode is DnsMode.SHARED_DNS:
+            missing = "" if around.host_dns else "nothing resolves names for the host here"
+            question = Question(around.host_dns or a.network.gateway, name, "A", (str(_ip(wanted)),))
+            why = "shared with the host"
+            yield Expectation(HOST, f"names of {a.name}", question, Expect.PASS, why, missing=missing)
     # A name of its own for each asker: seen outside, it says whose gateway let it out.
     yield from _unknown(a, b, f"nobody-{a.name}.{b.network.domain}", "A", around)
-    if a.name == b.name and a.network.dns_mode is DnsMode.SHARED_DNS:
-        missing = "nothing in a lab resolves names for the host (host_resolver: none)"
-        question = Question(a.network.gateway, f"{wanted.name}.{a.network.domain}", "A", (str(_ip(wanted)),))
-        yield Expectation(HOST, f"names of {a.name}", question, Expect.PASS, "shared with the host", missing=missing)
     if b.network.dns_mode is DnsMode.SERVICE_DISCOVERY:
         yield from _consul(a, b, around)
 
 
-def _consul(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
+def _consul(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
     """The nodes of `b` as Consul names them: answered to clusters in service discovery, and to no others."""
-    wanted, discovery = _first(b), b.network.policy.discovery
+    discovery = b.network.policy.discovery
     service = b.name if discovery is None else discovery.service_name
-    name, want = f"{wanted.name}.{service}.service.consul", (str(_ip(wanted)),)
     to, why = f"Consul's names of {b.name}", "Consul's names are answered"
     missing = "" if around.consul else "there is no Consul here"
-    known = Question(b.network.gateway, name, "A", want)
-    own = Expectation(_first(b).name, to, known, Expect.PASS, why, missing=missing)
-    if a.name == b.name:
-        yield own
-        return
-    asked = Question(a.network.gateway, name, "A", want)
-    if a.network.dns_mode is b.network.dns_mode:
-        yield Expectation(_first(a).name, to, asked, Expect.PASS, why, missing=missing)
-    else:
-        yield Expectation(_first(a).name, to, asked, Expect.DENY, _apart(a, b), (own,), missing=missing)
+    for wanted in b.named[:1]:
+        name, want = f"{wanted.name}.{service}.service.consul", (str(_ip(wanted)),)
+        known = Question(b.network.gateway, name, "A", want)
+        own = Expectation(_first(b).name, to, known, Expect.PASS, why, missing=missing)
+        if a.name == b.name:
+            yield own
+            return
+        asked = Question(a.network.gateway, name, "A", want)
+        if a.network.dns_mode is b.network.dns_mode:
+            yield Expectation(_first(a).name, to, asked, Expect.PASS, why, missing=missing)
+        else:
+            yield Expectation(_first(a).name, to, asked, Expect.DENY, _apart(a, b), (own,), missing=missing)
 
 
-def _reverse(a: Cluster, b: Cluster, around: Outside) -> Iterator[Expectation]:
-    wanted = _first(b)
-    pointer = _ip(wanted).reverse_pointer
-    yield from _records(a, b, pointer, "PTR", f"{wanted.name}.{b.network.domain}.")
-    yield from _unknown(a, b, f"nobody-{a.name}.{pointer}", "PTR", around)
+def _reverse(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
+    for wanted in b.named[:1]:
+        pointer = _ip(wanted).reverse_pointer
+        yield from _records(a, b, pointer, "PTR", f"{wanted.name}.{b.network.domain}.")
+        yield from _unknown(a, b, f"nobody-{a.name}.{pointer}", "PTR", around)
 
 
-def _records(a: Cluster, b: Cluster, name: str, kind: str, want: str) -> Iterator[Expectation]:
+def _records(a: Side, b: Side, name: str, kind: str, want: str) -> Iterator[Expectation]:
     question = Question(a.network.gateway, name, kind, (want,))
     to = f"names of {b.name}"
     if a.name == b.name or peers(a, b):
@@ -434,19 +522,22 @@ def _records(a: Cluster, b: Cluster, name: str, kind: str, want: str) -> Iterato
         return
     there = Question(b.network.gateway, name, kind, (want,))
     known = Expectation(_first(b).name, to, there, Expect.PASS, "its own names")
-    own = Expectation(_first(a).name, f"names of {a.name}", _own_name(a), Expect.PASS, "its own names")
-    yield Expectation(_first(a).name, to, question, Expect.DENY, _apart(a, b), (known, own))
+    own = tuple(
+        Expectation(_first(a).name, f"names of {a.name}", _record(a, each), Expect.PASS, "its own names")
+        for each in a.named[:1]
+    )
+    yield Expectation(_first(a).name, to, question, Expect.DENY, _apart(a, b), (known, *own))
 
 
-def _unknown(a: Cluster, b: Cluster, name: str, kind: str, around: Outside) -> Iterator[Expectation]:
+def _unknown(a: Side, b: Side, name: str, kind: str, around: Outside) -> Iterator[Expectation]:
     """A name in a zone of ours that nobody has: denied at once where the zone is known, and never asked for outside."""
     sender, gateway, to = _first(a), a.network.gateway, f"names of {b.name}"
     if a.name == b.name or peers(a, b):
         yield Expectation(sender.name, to, Question(gateway, name, kind, ()), Expect.PASS, "unknown names are denied")
     asked = Leaving(gateway, f"asked-by-{a.name}.test", "A")
-    control = Expectation(sender.name, "internet", asked, Expect.PASS, "the gateway forwards", watched=LAN)
+    control = Expectation(sender.name, "internet", asked, Expect.PASS, "the gateway forwards", watched=around.watch)
     why = "names of our zones never leave the host"
-    yield Expectation(sender.name, to, Leaving(gateway, name, kind), Expect.DENY, why, (control,), watched=LAN)
+    yield Expectation(sender.name, to, Leaving(gateway, name, kind), Expect.DENY, why, (control,), watched=around.watch)
 
 
 def _passes(sender: Node, target: Node, action: Action, why: str, *, watched: bool = False) -> Expectation:
@@ -460,7 +551,7 @@ def _denied(
     return Expectation(sender.name, target.name, action, Expect.DENY, why, controls, watched=place)
 
 
-def _neighbourly(cluster: Cluster, action: Action) -> Expectation:
+def _neighbourly(cluster: Side, action: Action) -> Expectation:
     """The same, by another node of the cluster: the target is there and answers, and what watches it sees that."""
     target, neighbour = _pair(cluster)
     if isinstance(action, Talk):
@@ -468,46 +559,53 @@ def _neighbourly(cluster: Cluster, action: Action) -> Expectation:
     return _passes(neighbour, target, action, "it is one network", watched=True)
 
 
-def _able(a: Cluster, around: Outside) -> Expectation:
-    """The sender does send, beyond its own link."""
-    return Expectation(_first(a).name, "internet", Ping(around.resolver), Expect.PASS, "the way out is open")
+def _able(a: Side, around: Outside) -> Expectation:
+    """The sender does send, beyond its own link where it may."""
+    if _leaves(a, around.resolver):
+        return _way_out(a, around)
+    return Expectation(_first(a).name, _gateway_of(a), Ping(a.network.gateway), Expect.PASS, "its own gateway")
 
 
-def _own_name(cluster: Cluster) -> Question:
-    node = _first(cluster)
+def _way_out(a: Side, around: Outside) -> Expectation:
+    ping = Ping(around.resolver)
+    itself = Expectation(HOST, "internet", ping, Expect.PASS, "the host itself has a way out")
+    return Expectation(_first(a).name, "internet", ping, Expect.PASS, "the way out is open", needs=(itself,))
+
+
+def _record(cluster: Side, node: Node) -> Question:
     return Question(cluster.network.gateway, f"{node.name}.{cluster.network.domain}", "A", (str(_ip(node)),))
 
 
-def _served(cluster: Cluster) -> tuple[Served, Served]:
-    asked = _own_name(cluster)
-    return Served(asked.server, asked.name, Protocol.UDP), Served(asked.server, asked.name, Protocol.TCP)
+def _served(cluster: Side) -> tuple[Served, Served]:
+    name, gateway = f"anybody.{cluster.network.domain}", cluster.network.gateway
+    return Served(gateway, name, Protocol.UDP), Served(gateway, name, Protocol.TCP)
 
 
 def _talks(to: Address, port: int, seen_as: Address | None = None) -> tuple[Talk, Talk]:
     return Talk(to, Port(Protocol.TCP, port), seen_as), Talk(to, Port(Protocol.UDP, port), seen_as)
 
 
-def _leaves(a: Cluster, address: IPv4Address) -> bool:
+def _leaves(a: Side, address: IPv4Address) -> bool:
     firewall = a.network.policy.firewall
     if any(address in each for each in firewall.block_networks):
         return False
     return firewall.egress is Egress.ALLOW or any(address in each for each in firewall.allow_networks)
 
 
-def _apart(a: Cluster, b: Cluster) -> str:
+def _apart(a: Side, b: Side) -> str:
     mode, other = a.network.dns_mode, b.network.dns_mode
     return f"{mode} keeps apart" if mode is other else f"{mode} and {other} are apart"
 
 
-def _gateway_of(cluster: Cluster) -> str:
+def _gateway_of(cluster: Side) -> str:
     return f"gateway of {cluster.name}"
 
 
-def _first(cluster: Cluster) -> Node:
+def _first(cluster: Side) -> Node:
     return cluster.nodes[0]
 
 
-def _pair(cluster: Cluster, *, reverse: bool = False) -> tuple[Node, Node]:
+def _pair(cluster: Side, *, reverse: bool = False) -> tuple[Node, Node]:
     first, second = cluster.nodes[:2]
     return (second, first) if reverse else (first, second)
 

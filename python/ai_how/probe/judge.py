@@ -14,10 +14,13 @@ from ai_how.probe.expectations import (
     Forgery,
     Leased,
     Leaving,
+    Owner,
     Page,
     Ping,
     Question,
+    Resolves,
     Served,
+    Sized,
     Talk,
     WhoHas,
 )
@@ -62,10 +65,18 @@ def skipped(expectation: Expectation, reason: str) -> Scenario:
     return _scenario(expectation, Result.SKIPPED, reason, 0.0)
 
 
-def judge(expectation: Expectation, answer: Answer, *, arrived: bool | None, controls: Iterable[Scenario]) -> Scenario:
+def judge(
+    expectation: Expectation,
+    answer: Answer,
+    *,
+    arrived: bool | None,
+    controls: Iterable[Scenario],
+    needs: Iterable[Scenario] = (),
+) -> Scenario:
     """The verdict. `arrived` is what was seen at the place that was watched, None where none was.
 
-    A denial whose controls did not pass is not tested: nothing at all may be passing.
+    A denial whose controls did not pass is not tested: nothing at all may be passing. Neither is what failed for want
+    of something that it needs.
     """
     passed, detail = _came_through(expectation.action, answer)
     if expectation.expect is Expect.PASS:
@@ -74,6 +85,9 @@ def judge(expectation: Expectation, answer: Answer, *, arrived: bool | None, con
             passed = arrived is True
         elif passed and arrived is False:
             passed, detail = False, f"{detail}, but {expectation.watched} did not see it arrive"
+        lacking = [] if passed else [each for each in needs if each.result is not Result.PASSED]
+        if lacking:
+            return _scenario(expectation, Result.SKIPPED, _said(lacking), answer.ms)
         return _scenario(expectation, Result.PASSED if passed else Result.FAILED, detail, answer.ms)
     if arrived:
         detail = f"it arrived at {expectation.watched}" + ("" if passed else f" ({detail})")
@@ -84,16 +98,21 @@ def judge(expectation: Expectation, answer: Answer, *, arrived: bool | None, con
     if arrived is None and isinstance(expectation.action, Leaving | Forgery):
         return _scenario(expectation, Result.SKIPPED, "nobody watched where it went", answer.ms)
     if without:
-        reason = "; ".join(f"{each.name}: {each.detail}" for each in without)
-        return _scenario(expectation, Result.SKIPPED, f"its control did not pass: {reason}", answer.ms)
+        return _scenario(expectation, Result.SKIPPED, f"its control did not pass: {_said(without)}", answer.ms)
     return _scenario(expectation, Result.PASSED, detail, answer.ms)
 
 
 def _came_through(action: Action, answer: Answer) -> tuple[bool, str]:
     """Whether `answer` is what a passing `action` brings, and in words what it was."""
     match action:
-        case Ping() | WhoHas() | Leased() | Served():
+        case Ping() | WhoHas() | Leased() | Served() | Sized():
             return answer.replied, answer.detail
+        case Owner(_, mac):
+            if answer.replied and set(answer.said) != {mac}:
+                return False, f"it is claimed by {', '.join(answer.said)} and not by {mac} alone"
+            return answer.replied, answer.detail
+        case Resolves():
+            return bool(answer.said), answer.detail
         case Talk(_, _, seen_as):
             seen = "".join(answer.said)
             if answer.replied and seen_as is not None and seen != str(seen_as):
@@ -111,6 +130,10 @@ def _came_through(action: Action, answer: Answer) -> tuple[bool, str]:
             return False, answer.detail
         case _:
             assert_never(action)
+
+
+def _said(scenarios: Iterable[Scenario]) -> str:
+    return "; ".join(f"{each.name}: {each.detail}" for each in scenarios)
 
 
 def _scenario(expectation: Expectation, result: Result, detail: str, ms: float) -> Scenario:

@@ -21,7 +21,7 @@ from ai_how.host.process import output
 from ai_how.lab import INTERNET
 from ai_how.probe import registry
 from ai_how.probe.endpoint import LINK, Endpoint, endpoint
-from ai_how.probe.expectations import HOST, LAN, Column, Expectation, Outside, cell, gateway6, node6
+from ai_how.probe.expectations import HOST, LAN, Column, Expectation, Outside, Side, cell, gateway6, node6
 from ai_how.probe.judge import Result, Scenario
 from ai_how.probe.place import here, named
 from ai_how.probe.responder import Responder, tap
@@ -65,8 +65,8 @@ class Row:
 
     frm: str
     to: str
-    a: Cluster
-    b: Cluster
+    a: Side
+    b: Side
 
     @property
     def name(self) -> str:
@@ -83,21 +83,21 @@ class Field:
     around: Outside = AROUND
 
     @property
-    def opened(self) -> Cluster:
+    def opened(self) -> Side:
         """The cluster that lets the LAN in."""
-        return self.clusters["isolated-open"]
+        return Side.of(self.clusters["isolated-open"])
 
     def rows(self) -> list[Row]:
         """Each mode by itself, each mode against each, and the clusters that let the LAN in."""
         modes = [mode for mode in DnsMode if f"{_SHORT[mode]}-a" in self.clusters]
-        first = {mode: self.clusters[f"{_SHORT[mode]}-a"] for mode in modes}
-        second = {mode: self.clusters[f"{_SHORT[mode]}-b"] for mode in modes}
+        first = {mode: Side.of(self.clusters[f"{_SHORT[mode]}-a"]) for mode in modes}
+        second = {mode: Side.of(self.clusters[f"{_SHORT[mode]}-b"]) for mode in modes}
         found: list[Row] = []
         for mode in modes:
             found.append(Row(mode.value, ITSELF, first[mode], first[mode]))
             found += [Row(mode.value, other.value, first[mode], second[other]) for other in modes]
         for name, what in _OPEN.items():
-            found.append(Row(what, ITSELF, self.clusters[name], self.clusters[name]))
+            found.append(Row(what, ITSELF, Side.of(self.clusters[name]), Side.of(self.clusters[name])))
         return found
 
     def cells(self) -> dict[tuple[str, Column], list[Expectation]]:

@@ -31,8 +31,15 @@ WITHIN = 1.0
 MAGIC = b"ai-how probe "
 
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
+#: Never fragmented, and sent whatever the kernel believes of the path (ip(7)).
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
+#: Bytes of an echo request that are no payload: IPv4's header and ICMP's.
+_HEADERS = 28
 _ECHO, _ECHO6 = 8, 128
 _ETH_P_ARP, _ARP_REQUEST, _ARP_REPLY = 0x0806, 1, 2
+
+#: Seconds in which others claim an address that the first one has claimed.
+_OTHERS_WITHIN = 0.1
 
 T = TypeVar("T")
 
@@ -62,12 +69,13 @@ def ask(question: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(question)
 
 
-async def ping(place: Place, target: Address, *, within: float = WITHIN) -> Answer:
-    """An ICMP echo request (RFC 792, RFC 4443)."""
+async def ping(place: Place, target: Address, *, within: float = WITHIN, whole: int | None = None) -> Answer:
+    """An ICMP echo request (RFC 792, RFC 4443); with `whole` one over IPv4 of so many bytes, in one piece."""
     token = _token()
     version6 = target.version == 6
+    payload = token if whole is None else token.ljust(whole - _HEADERS, b"\0")
     protocol = socket.getprotobyname("ipv6-icmp") if version6 else socket.IPPROTO_ICMP
-    packet = struct.pack(">BBHHH", _ECHO6 if version6 else _ECHO, 0, 0, os.getpid() & 0xFFFF, 1) + token
+    packet = struct.pack(">BBHHH", _ECHO6 if version6 else _ECHO, 0, 0, os.getpid() & 0xFFFF, 1) + payload
     if not version6:  # the kernel does it for ICMPv6
         packet = packet[:2] + struct.pack(">H", checksum(packet)) + packet[4:]
     request = bytes([_ECHO6 if version6 else _ECHO])
@@ -77,6 +85,8 @@ async def ping(place: Place, target: Address, *, within: float = WITHIN) -> Answ
         return token in data and data[header : header + 1] != request
 
     with _connected(place, target, 0, socket.SOCK_RAW, protocol) as sock:
+        if whole is not None:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
         return await _exchange(sock, packet, is_reply, within, token)
 
 
@@ -182,9 +192,13 @@ async def forged(place: Place, source: IPv4Address, target: IPv4Address) -> Answ
     return Answer(False, f"sent as {source}", _since(begin), token=token)
 
 
-async def arp(place: Place, link: str, target: IPv4Address, *, within: float = WITHIN) -> Answer:
-    """Who has `target` on `link` (RFC 826)? `said` is the hardware address that claims it."""
+async def arp(
+    place: Place, link: str, target: IPv4Address, *, within: float = WITHIN, everyone: bool = False
+) -> Answer:
+    """Who has `target` on `link` (RFC 826)? `said` is the hardware address that claims it; with `everyone` all that
+    claim it within a moment of the first, or within a second."""
     begin = time.monotonic()
+    claims: dict[str, float] = {}
     with place.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ARP)) as sock:
         try:
             sock.bind((link, _ETH_P_ARP))
@@ -196,22 +210,22 @@ async def arp(place: Place, link: str, target: IPv4Address, *, within: float = W
         question = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, _ARP_REQUEST, mac, b"", b"", target.packed)
         frame = b"\xff" * 6 + mac + struct.pack(">H", _ETH_P_ARP) + question
 
-        def is_reply(data: bytes) -> bool:
-            return data[20:22] == struct.pack(">H", _ARP_REPLY) and data[28:32] == target.packed
-
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(within) as limit:
                 await loop.sock_sendall(sock, frame)
-                while not is_reply(data := await loop.sock_recv(sock, 65536)):
-                    pass
+                while everyone or not claims:
+                    data = await loop.sock_recv(sock, 65536)
+                    if data[20:22] == struct.pack(">H", _ARP_REPLY) and data[28:32] == target.packed:
+                        claims.setdefault(data[22:28].hex(":"), _since(begin))
+                        limit.reschedule(min(limit.when() or 0, loop.time() + _OTHERS_WITHIN))
         except TimeoutError:
-            return _silence(begin, within, question)
+            if not claims:
+                return _silence(begin, within, question)
         except OSError as error:
             return _refusal(begin, error, question)
-    return Answer(
-        True, f"{target} is at {data[22:28].hex(':')}", _since(begin), (data[22:28].hex(":"),), token=question
-    )
+    macs = tuple(sorted(claims))
+    return Answer(True, f"{target} is at {', '.join(macs)}", min(claims.values()), macs, token=question)
 
 
 def name_in_query(name: str) -> bytes:

@@ -17,10 +17,13 @@ from ai_how.probe.expectations import (
     Forgery,
     Leased,
     Leaving,
+    Owner,
     Page,
     Ping,
     Question,
+    Resolves,
     Served,
+    Sized,
     Talk,
     WhoHas,
 )
@@ -63,20 +66,21 @@ def run(
             scenarios[each] = skipped(each, answer)
             continue
         tap = None if each.watched is None else spots[each.watched].tap
-        controls = [scenarios[control] for control in each.controls]
+        controls, needs = ([scenarios[other] for other in others] for others in (each.controls, each.needs))
         # Taps are read at the very end: a packet that took its time is found, too.
-        scenarios[each] = judge(each, answer, arrived=None if tap is None else tap.saw(answer.token), controls=controls)
+        arrived = None if tap is None else tap.saw(answer.token)
+        scenarios[each] = judge(each, answer, arrived=arrived, controls=controls, needs=needs)
     return scenarios
 
 
 def with_controls(expectations: Iterable[Expectation]) -> list[Expectation]:
-    """All of them once, each after its controls."""
+    """All of them once, each after its controls and what it needs."""
     found: dict[Expectation, None] = {}
 
     def add(each: Expectation) -> None:
         if each not in found:
-            for control in each.controls:
-                add(control)
+            for other in (*each.controls, *each.needs):
+                add(other)
             found[each] = None
 
     for each in expectations:
@@ -141,6 +145,12 @@ async def act(action: Action, spot: Spot) -> Answer:
             return await packets.forged(place, source, to)
         case WhoHas(to):
             return await packets.arp(place, spot.link, to)
+        case Owner(to):
+            return await packets.arp(place, spot.link, to, everyone=True)
+        case Sized(to, mtu):
+            return await packets.ping(place, to, whole=mtu)
+        case Resolves(server, name):
+            return await packets.dns(place, server, name)
         case Leased():
             return _compare(action, spot)
         case _:
