@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from ai_how.engine.hostwide import needed_for
-from ai_how.engine.observe import Observed
+from ai_how.engine.observe import Observed, observe_host
 from ai_how.errors import HostError
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.memory import is_root
 from ai_how.plan.plan import Plan, Step, make_plan
-from ai_how.providers import PROVIDERS
-from ai_how.resources.base import OF_THE_HOST, Kind, Resource
+from ai_how.resources.base import Kind, Resource
 from ai_how.resources.names import pool_name
 from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.pool import Pool
@@ -69,11 +67,9 @@ class HostWide:
 def look_host_wide(libvirt: Libvirt, networks: Collection[VirtualNetwork]) -> HostWide:
     """What the host has outside libvirt for `networks`, beside what they need. Raises CommandFailed."""
     ours = [each for each in networks if each.cluster]
-    if urlsplit(libvirt.uri).path != "/system" or not any(each.policy.firewall.enabled for each in ours):
+    if not libvirt.is_system or not any(each.policy.firewall.enabled for each in ours):
         return HostWide()
-    host: list[Resource] = [
-        each for kind in Kind if kind in OF_THE_HOST for each in PROVIDERS[kind].observe(libvirt, "")
-    ]
+    host = observe_host(libvirt)
     try:
         plan = make_plan(needed_for(ours, host), host)
     except HostError as error:

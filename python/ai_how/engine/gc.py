@@ -8,13 +8,13 @@ import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 from ai_how.compile.hook import UNKNOWN
 from ai_how.engine.apply import apply, take
 from ai_how.engine.events import Note, Progress
 from ai_how.engine.hostwide import needed_for, shared
 from ai_how.engine.leftovers import FILE, HOOK_FILES, MEMORY_FILES, Entry, Leftover, Seen, find, sides
+from ai_how.engine.observe import observe_host
 from ai_how.engine.prepare import observe_awake
 from ai_how.engine.site import Site
 from ai_how.engine.state import open_state, read_state
@@ -25,10 +25,10 @@ from ai_how.host.libvirt import Libvirt
 from ai_how.host.lock import held
 from ai_how.plan.plan import Step, make_plan
 from ai_how.plan.text import line
-from ai_how.providers import PROVIDERS, registration
 from ai_how.providers import domain as domains
 from ai_how.providers import network as networks
 from ai_how.providers import pool as pools
+from ai_how.providers import registration
 from ai_how.providers import seed as seeds
 from ai_how.providers import volume as volumes
 from ai_how.resources import xml
@@ -96,12 +96,12 @@ def look(libvirt: Libvirt, state: Path) -> tuple[Seen, tuple[str, ...]]:
     host: tuple[Resource, ...] = ()
     needed: tuple[Resource, ...] | None = None
     entries: tuple[Entry, ...] = ()
-    if urlsplit(libvirt.uri).path != "/system":
+    if not libvirt.is_system:
         unseen.append(
             f"what this host has outside libvirt is for the clusters of the system's, which {libvirt.uri} is not"
         )
     else:
-        host = tuple(each for kind in Kind if kind in OF_THE_HOST for each in PROVIDERS[kind].observe(libvirt, ""))
+        host = observe_host(libvirt)
         needed = needed_for(ours, host)
         entries, silent = _entries(ours)
         unseen += silent

@@ -51,20 +51,22 @@ def observe(libvirt: Libvirt, cluster: str, *, host: bool = True) -> Observed:
     """Read everything of `cluster` from the host; without `host`, only what libvirt has of it."""
     everything = networks.observe_all(libvirt)
     found: list[Resource] = [each for each in everything if each.cluster == cluster]
-    shared: list[Resource] = []
     unseen = None
     for kind, provider in PROVIDERS.items():
-        if kind in OF_THE_HOST:
-            shared.extend(provider.observe(libvirt, cluster) if host else ())
-        elif kind is Kind.REGISTRATION:
+        if kind is Kind.REGISTRATION:
             try:
                 found.extend(provider.observe(libvirt, cluster) if host else ())
             except HostError as error:
                 # Consul may be away; what that means is for each verb to say.
                 unseen = error
-        elif kind is not Kind.NETWORK:
+        elif kind is not Kind.NETWORK and kind not in OF_THE_HOST:
             found.extend(provider.observe(libvirt, cluster))
-    return Observed(tuple(found), tuple(everything), tuple(shared), unseen)
+    return Observed(tuple(found), tuple(everything), observe_host(libvirt) if host else (), unseen)
+
+
+def observe_host(libvirt: Libvirt) -> tuple[Resource, ...]:
+    """What the host has of ours outside libvirt, for all clusters together."""
+    return tuple(each for kind in PROVIDERS if kind in OF_THE_HOST for each in PROVIDERS[kind].observe(libvirt, ""))
 
 
 def known(observed: Observed, routes: Iterable[Route], cluster: str) -> Known:

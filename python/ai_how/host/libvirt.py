@@ -65,6 +65,11 @@ class Libvirt:
         except self.api.libvirtError as error:
             raise _no_connection(uri, error, self.api) from error
 
+    @property
+    def is_system(self) -> bool:
+        """Whether it is the system's own libvirt: only that one has bridges, and clusters that the host knows of."""
+        return bool(urlsplit(self.uri).path == "/system")
+
     def close(self) -> None:
         """End the connection."""
         self.connection.close()
@@ -106,8 +111,11 @@ class Libvirt:
                 pass
         return answers
 
-    def find(self, lookup: Any, name: str) -> Handle | None:
-        """What `lookup` (a bound `…LookupByName`) finds, None where there is nothing of that name."""
+    def ask(self, what: str, question: Callable[[], T]) -> T | None:
+        """What libvirt answers; None where the thing that is asked about is gone, or never was.
+
+        Every other error is a LibvirtError that says `what` could not be done.
+        """
         missing = {
             self.api.VIR_ERR_NO_DOMAIN,
             self.api.VIR_ERR_NO_NETWORK,
@@ -115,13 +123,16 @@ class Libvirt:
             self.api.VIR_ERR_NO_STORAGE_VOL,
         }
         try:
-            return lookup(name)
-        except self.api.libvirtError as error:
-            if error.get_error_code() in missing:
+            with self.doing(what):
+                return question()
+        except LibvirtError as error:
+            if error.code in missing:
                 return None
-            raise LibvirtError(
-                f"cannot look up {name}", why=error.get_error_message() or str(error), code=error.get_error_code()
-            ) from error
+            raise
+
+    def find(self, lookup: Any, name: str) -> Handle | None:
+        """What `lookup` (a bound `…LookupByName`) finds, None where there is nothing of that name."""
+        return self.ask(f"cannot look up {name}", lambda: lookup(name))
 
     def get(self, lookup: Any, name: str) -> Handle:
         """What `lookup` finds. Raises LibvirtError where there is nothing of that name."""

@@ -158,7 +158,7 @@ def _find(libvirt: Libvirt, network: str, machines: Collection[str] | None = Non
     else:
         named = [libvirt.find(libvirt.connection.lookupByName, machine) for machine in machines]
         handles = [handle for handle in named if handle is not None]
-    texts = libvirt.map(lambda handle: _describe(libvirt, handle), handles)
+    texts = libvirt.map(lambda handle: libvirt.ask(f"cannot read {handle.name()}", handle.XMLDesc), handles)
     return [
         (handle, link)
         for handle, text in zip(handles, texts, strict=True)
@@ -166,19 +166,6 @@ def _find(libvirt: Libvirt, network: str, machines: Collection[str] | None = Non
         for link in read_links(text)
         if link.network == network
     ]
-
-
-def _describe(libvirt: Libvirt, handle: Handle) -> str | None:
-    """The machine as it runs, None where it is gone since it was listed."""
-    api = libvirt.api
-    try:
-        text: str = handle.XMLDesc()
-    except api.libvirtError as error:
-        if error.get_error_code() == api.VIR_ERR_NO_DOMAIN:
-            return None
-        with libvirt.doing(f"cannot read {handle.name()}"):
-            raise
-    return text
 
 
 def _update(libvirt: Libvirt, owner: Handle, link: Link, *, on: bool, network: str | None = None) -> None:
@@ -194,15 +181,11 @@ def _update(libvirt: Libvirt, owner: Handle, link: Link, *, on: bool, network: s
 
 def _bridge(libvirt: Libvirt, network: str) -> str | None:
     """The bridge of `network`, None where there is none of that name at work."""
-    api = libvirt.api
     handle = libvirt.find(libvirt.connection.networkLookupByName, network)
-    try:
-        return str(handle.bridgeName()) if handle is not None and handle.isActive() else None
-    except api.libvirtError as error:
-        if error.get_error_code() == api.VIR_ERR_NO_NETWORK:
-            return None
-        with libvirt.doing(f"cannot read network {network}"):
-            raise
+    return libvirt.ask(
+        f"cannot read network {network}",
+        lambda: str(handle.bridgeName()) if handle is not None and handle.isActive() else None,
+    )
 
 
 def _taps(statistics: Mapping[str, object]) -> list[str]:

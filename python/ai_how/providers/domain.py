@@ -160,26 +160,12 @@ def is_ours(handle: Handle) -> bool:
 
 def is_active(libvirt: Libvirt, handle: Handle) -> bool:
     """Whether the machine runs; one that is gone does not."""
-    try:
-        return bool(handle.isActive())
-    except libvirt.api.libvirtError as error:
-        if error.get_error_code() == libvirt.api.VIR_ERR_NO_DOMAIN:
-            return False
-        with libvirt.doing(f"cannot ask whether {handle.name()} runs"):
-            raise
+    return bool(libvirt.ask(f"cannot ask whether {handle.name()} runs", handle.isActive))
 
 
 def _describe(libvirt: Libvirt, handle: Handle) -> str | None:
     """The machine's definition, None where it is gone since it was listed."""
-    api = libvirt.api
-    try:
-        text: str = handle.XMLDesc(api.VIR_DOMAIN_XML_INACTIVE)
-    except api.libvirtError as error:
-        if error.get_error_code() == api.VIR_ERR_NO_DOMAIN:
-            return None
-        with libvirt.doing(f"cannot read {handle.name()}"):
-            raise
-    return text
+    return libvirt.ask(f"cannot read {handle.name()}", lambda: handle.XMLDesc(libvirt.api.VIR_DOMAIN_XML_INACTIVE))
 
 
 def _define(libvirt: Libvirt, want: Domain) -> Handle:

@@ -6,9 +6,9 @@ import contextlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Interface
+from functools import partial
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ai_how.config.fields import BRIDGE_PATTERN
 from ai_how.errors import HostError
@@ -37,9 +37,6 @@ from ai_how.resources.network import (
 from ai_how.resources.servers import File, file_path
 from ai_how.spec.naming import network_name
 
-#: Where a URI of the system's own libvirt leads: only that one has bridges.
-_SYSTEM = "/system"
-
 
 def observe(libvirt: Libvirt, cluster: str) -> list[VirtualNetwork]:
     """The cluster's network, if it is there."""
@@ -50,8 +47,9 @@ def observe_all(libvirt: Libvirt) -> list[VirtualNetwork]:
     """Every network of the host, whoever made it. `cluster` is empty where it carries no mark."""
     with libvirt.doing("cannot list the host's networks"):
         handles = libvirt.connection.listAllNetworks()
-    found = [network for handle in handles if (network := _read(libvirt, handle)) is not None]
-    if any(each.cluster and each.active for each in found) and urlsplit(libvirt.uri).path == _SYSTEM:
+    asked = [libvirt.ask(f"cannot read network {each.name()}", partial(_read, libvirt, each)) for each in handles]
+    found = [network for network in asked if network is not None]
+    if libvirt.is_system and any(each.cluster and each.active for each in found):
         bridges = links.read_bridges(links.list_bridges())
         found = [_judged(each, bridges) if each.cluster and each.active else each for each in found]
     return found
@@ -94,6 +92,8 @@ def change(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None
         _begin_anew(want)
     _define(libvirt, want)
     keeping_chains(lambda: _set_power(libvirt, want))
+    if want.active:
+        _release(libvirt, have.reservations, want)
     if restarts and want.active:
         attachment.attach(libvirt, want.name)
 
@@ -117,31 +117,24 @@ def is_ours(handle: Handle) -> bool:
     return bool(handle.UUIDString() == str(identity_uuid(Kind.NETWORK, handle.name())))
 
 
-def _read(libvirt: Libvirt, handle: Handle) -> VirtualNetwork | None:
-    api, ours = libvirt.api, is_ours(handle)
-    defined = api.VIR_NETWORK_XML_INACTIVE
-    try:
-        active, autostart = bool(handle.isActive()), bool(handle.autostart())
-        text = handle.XMLDesc(defined if ours and not active else 0)
-        network = read_network(text, active=active, autostart=autostart)
-        if not ours:
-            return replace(network, cluster="")
-        # Its identity is of its name, and that of the cluster's, should somebody have edited our mark away.
-        named = network.name.removesuffix(network_name(""))
-        if not active:
-            return replace(network, cluster=network.cluster or named)
-        saved = handle.XMLDesc(defined)
-        # Most often they differ in the first tag at most, where libvirt counts the machines on what runs.
-        same = saved.partition(">")[2] == text.partition(">")[2]
-        definition = network if same else read_network(saved, active=active, autostart=autostart)
-        # libvirt shows one that somebody undefined while it was active as if it were defined.
-        definition = replace(definition, cluster=definition.cluster or named, saved=bool(handle.isPersistent()))
-        return _observed(network, definition)
-    except api.libvirtError as error:
-        if error.get_error_code() == api.VIR_ERR_NO_NETWORK:  # gone since it was listed
-            return None
-        with libvirt.doing(f"cannot read network {handle.name()}"):
-            raise
+def _read(libvirt: Libvirt, handle: Handle) -> VirtualNetwork:
+    defined, ours = libvirt.api.VIR_NETWORK_XML_INACTIVE, is_ours(handle)
+    active, autostart = bool(handle.isActive()), bool(handle.autostart())
+    text = handle.XMLDesc(defined if ours and not active else 0)
+    network = read_network(text, active=active, autostart=autostart)
+    if not ours:
+        return replace(network, cluster="")
+    # Its identity is of its name, and that of the cluster's, should somebody have edited our mark away.
+    named = network.name.removesuffix(network_name(""))
+    if not active:
+        return replace(network, cluster=network.cluster or named)
+    saved = handle.XMLDesc(defined)
+    # Most often they differ in the first tag at most, where libvirt counts the machines on what runs.
+    same = saved.partition(">")[2] == text.partition(">")[2]
+    definition = network if same else read_network(saved, active=active, autostart=autostart)
+    # libvirt shows one that somebody undefined while it was active as if it were defined.
+    definition = replace(definition, cluster=definition.cluster or named, saved=bool(handle.isPersistent()))
+    return _observed(network, definition)
 
 
 def _observed(live: VirtualNetwork, definition: VirtualNetwork) -> VirtualNetwork:
@@ -242,7 +235,6 @@ def _change_running(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork
     if in_files:
         files = dict(zip(_paths(want.name), (reservations, dns_hosts), strict=True))
         told.tell(files, lambda: dnsmasq.reload_network(want.name))
-    _release({*have.reservations, *live.reservations}, want)
 
 
 def _update_ranges(libvirt: Libvirt, handle: Handle, new: Iterable[Range], gone: Iterable[Range]) -> None:
@@ -282,14 +274,21 @@ def _update_one(libvirt: Libvirt, handle: Handle, command: int, section: int, el
         handle.update(command, section, -1, xml.render(element), libvirt.api.VIR_NETWORK_UPDATE_AFFECT_LIVE)
 
 
-def _release(old: Collection[Reservation], want: VirtualNetwork) -> None:
-    """Have dnsmasq forget the leases of addresses that are nobody's or somebody else's now.
+def _release(libvirt: Libvirt, old: Collection[Reservation], want: VirtualNetwork) -> None:
+    """Have dnsmasq forget the leases of addresses that are nobody's or somebody else's now, also those that it has kept
+    while the network was stopped.
 
     Else it answers for the name, and keeps the address from its next owner, until the lease expires.
     """
-    holders, owned = {each.mac for each in want.reservations}, {each.ip for each in want.reservations}
-    for each in sorted({*old} - {*want.reservations}):
-        if each.mac not in holders or each.ip in owned:
+    owners = {each.ip: each.mac for each in want.reservations}
+    gone = {each.mac for each in old} - {*owners.values()}
+    handle = libvirt.get(libvirt.connection.networkLookupByName, want.name)
+    with libvirt.doing(f"cannot read the leases of {want.name}"):
+        leases = [each for each in handle.DHCPLeases() if each["type"] == libvirt.api.VIR_IP_ADDR_TYPE_IPV4]
+    held = {(each["mac"].lower(), IPv4Address(each["ipaddr"])) for each in leases}
+    held |= {(each.mac, each.ip) for each in old}
+    for mac, ip in sorted(held):
+        if mac in gone or owners.get(ip, mac) != mac:
             # Not root on a kernel before 5.7 may not; the change is complete without it, and the lease expires.
             with contextlib.suppress(HostError):
-                dhcp.release(want.bridge, want.gateway, each.ip, each.mac)
+                dhcp.release(want.bridge, want.gateway, ip, mac)
