@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import re
 import subprocess
@@ -14,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-import libvirt_qemu
 import pytest
 
+from ai_how.host import agent
+from ai_how.host.libvirt import Libvirt
 from ai_how.images import build_micro_image
 
 NETWORK, BRIDGE, GATEWAY = "micro-network", "br-micro", "10.66.6.1"
@@ -70,6 +69,7 @@ def wait_for(what: str, seconds: float, look: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class Guest:
+    host: Libvirt
     network: Any
     domain: Any
     mac: str
@@ -91,32 +91,14 @@ class Guest:
         )
         return leases[0]
 
-    def ask(self, command: str, **arguments: Any) -> Any:
-        """One guest-agent command, once the agent answers."""
-        text = json.dumps({"execute": command, "arguments": arguments})
-        problem: list[str] = []
-
-        def attempt() -> str | None:
-            try:
-                return str(libvirt_qemu.qemuAgentCommand(self.domain, text, 10, 0))
-            except libvirt.libvirtError as error:
-                problem[:] = [str(error)]
-                return None
-
-        answer = wait_for(f"answer from the agent to {command}", ANSWER, attempt)
-        return json.loads(answer)["return"]
-
     def run(self, *argv: str) -> tuple[int, str]:
-        """Exit code and output of a command inside."""
-        started = self.ask("guest-exec", path=argv[0], arg=list(argv[1:]), **{"capture-output": True})
+        """Exit code and output of a command inside, once the agent answers."""
+        self.wait_for_agent()
+        ran = agent.run(self.host, self.domain.name(), argv, ANSWER)
+        return ran.code, ran.stdout + ran.stderr
 
-        def ended() -> Any:
-            state = self.ask("guest-exec-status", pid=started["pid"])
-            return state if state["exited"] else None
-
-        state = wait_for(f"end of {argv[0]} in the guest", ANSWER, ended)
-        said = base64.b64decode(state.get("out-data", "")) + base64.b64decode(state.get("err-data", ""))
-        return state["exitcode"], said.decode()
+    def wait_for_agent(self) -> None:
+        wait_for(f"agent of {self.domain.name()}", ANSWER, lambda: agent.answers(self.host, self.domain.name()))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +106,8 @@ def guests(libvirt_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Three guests of one image: with a reserved name, with a serial number that names it, and with neither."""
     folder = tmp_path_factory.mktemp("guests")
     image = build_micro_image(folder / "micro.qcow2")
-    connection = libvirt.open(libvirt_uri)
+    host = Libvirt(libvirt_uri)
+    connection = host.connection
     network = connection.networkCreateXML(NETWORK_XML)
     made: dict[str, Guest] = {}
     try:
@@ -137,14 +120,14 @@ def guests(libvirt_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image.path), str(disk), "1G"]
             subprocess.run(create, check=True)
             domain = connection.createXML(domain_xml(f"micro-{name}", mac, disk, log, serial))
-            made[name] = Guest(network, domain, mac, log)
+            made[name] = Guest(host, network, domain, mac, log)
         yield made
     finally:
         for domain in connection.listAllDomains():
             if domain.name() in {f"micro-{name}" for name in made}:
                 domain.destroy()
         network.destroy()
-        connection.close()
+        host.close()
 
 
 def test_guest_reports_the_lease_that_dhcp_gave(guests: dict[str, Guest]) -> None:
@@ -200,9 +183,9 @@ def test_commands_inside_reach_the_gateway_and_its_dns_and_tell_failure(guests: 
 def test_agent_tells_the_guests_address(guests: dict[str, Guest]) -> None:
     guest = guests["plain"]
     address = guest.report()["ip"]
-    guest.ask("guest-ping")
-    told = guest.domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
-    assert [entry["addr"] for entry in told["eth0"]["addrs"] if entry["type"] == 0] == [address]
+    guest.wait_for_agent()
+    told = {each.name: each.addresses for each in agent.links(guest.host, guest.domain.name())}
+    assert [str(each.ip) for each in told["eth0"] if each.version == 4] == [address]
 
 
 def test_serial_console_has_a_shell(guests: dict[str, Guest]) -> None:
@@ -240,7 +223,7 @@ def test_renewal_changes_nothing_and_is_not_reported_twice(guests: dict[str, Gue
 )
 def test_shutdown_ends_the_guest_within_seconds(guests: dict[str, Guest], name: str, how: int) -> None:
     guest = guests[name]
-    guest.ask("guest-ping")
+    guest.wait_for_agent()
     guest.domain.shutdownFlags(how)
     wait_for(f"end of {name}", GONE, lambda: name not in _running(guest))
     assert guests["reserved"].domain.isActive(), "one that was not told to go is gone too"

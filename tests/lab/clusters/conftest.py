@@ -5,8 +5,6 @@ The tests run in the lab (tests/lab/conftest.py); what `ai-how` does here, it do
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import re
 import subprocess
@@ -21,6 +19,7 @@ from tests.host_view import define_everything_once
 from tests.lab.loaded import Loaded
 
 from ai_how.engine import cluster as engine
+from ai_how.host import agent
 from ai_how.host.libvirt import Libvirt
 from ai_how.images import build_micro_image
 
@@ -139,31 +138,13 @@ def write(folder: Path, configuration: Callable[..., dict[str, Any]]) -> Callabl
 def in_guest(libvirt_uri: str) -> Callable[..., Ran]:
     """Run a command in a guest by its agent: `in_guest(node, "ping", "-c1", …)`; waits until the agent answers."""
 
-    def agent(node: str, command: str, **arguments: Any) -> Any:
-        asked = json.dumps({"execute": command, "arguments": arguments})
-        return json.loads(_virsh("qemu-agent-command", node, asked))["return"]
-
-    def until_answered(node: str) -> None:
-        deadline = time.monotonic() + AGENT_DEADLINE
-        while True:
-            try:
-                agent(node, "guest-ping")
-            except subprocess.CalledProcessError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-            else:
-                return
-
     def call(node: str, *argv: str) -> Ran:
-        until_answered(node)
-        begun = agent(node, "guest-exec", path=argv[0], arg=list(argv[1:]), **{"capture-output": True})
-        deadline = time.monotonic() + AGENT_DEADLINE
-        while not (status := agent(node, "guest-exec-status", pid=begun["pid"]))["exited"]:
-            assert time.monotonic() < deadline, f"{argv} in {node} does not end"
-            time.sleep(0.05)
-        said = (base64.b64decode(status.get(each, "")).decode() for each in ("out-data", "err-data"))
-        return subprocess.CompletedProcess(argv, status.get("exitcode", -1), *said)
+        with Libvirt() as libvirt:
+            deadline = time.monotonic() + AGENT_DEADLINE
+            while not agent.answers(libvirt, node) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            ran = agent.run(libvirt, node, argv, AGENT_DEADLINE)
+        return subprocess.CompletedProcess(argv, ran.code, ran.stdout, ran.stderr)
 
     return call
 
