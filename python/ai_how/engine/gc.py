@@ -102,7 +102,10 @@ def look(libvirt: Libvirt, state: Path) -> tuple[Seen, tuple[str, ...]]:
         )
     else:
         host = observe_host(libvirt)
-        needed = needed_for(ours, host)
+        try:
+            needed = needed_for(ours, host)
+        except HostError as error:
+            unseen.append(f"what this host needs outside libvirt: {error}")
         entries, silent = _entries(ours)
         unseen += silent
     if not memory.is_root():

@@ -8,7 +8,7 @@ starts a network leaves the taps of its machines behind, on no bridge.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ai_how.host import links
@@ -124,30 +124,41 @@ def attach(libvirt: Libvirt, network: str, *, machines: Collection[str] | None =
     libvirt.map(plug, found)
     left = [(owner, link) for owner, link in found if links.bridge_of(link.tap) != bridge]
     if left:
-        _take_around(libvirt, left)
+        _take_around(libvirt, network, left)
 
 
-def _take_around(libvirt: Libvirt, found: Collection[tuple[Handle, Link]]) -> None:
-    """Have libvirt connect the links anew by way of a network of nobody, that ends with this."""
-    name = f"ai-how-{next(iter(found))[1].network}"[:50]
+def end_detour(libvirt: Libvirt, network: str) -> None:
+    """End the network by which links to `network` were taken, where a kill of `attach` has left it."""
+    handle = libvirt.find(libvirt.connection.networkLookupByUUIDString, _detour_uuid(network))
+    if handle is not None:
+        libvirt.ask(f"cannot end network {handle.name()}", handle.destroy)
+
+
+def _take_around(libvirt: Libvirt, network: str, found: Sequence[tuple[Handle, Link]]) -> None:
+    """Have libvirt connect the links to `network` anew by way of a network of nobody, that ends with this."""
+    name = f"ai-how-{network}"
     document = xml.root("network")
     xml.child(document, "name", name)
-    xml.child(document, "uuid", str(identity_uuid(Kind.NETWORK, name)))
+    xml.child(document, "uuid", _detour_uuid(network))
     # The kernel's limit is 15 characters; %d is the first number that is free.
     xml.child(document, "bridge", name="aih-around%d", stp="off", delay="0")
-    with libvirt.doing("cannot make a network to take links around by"):
-        around = libvirt.find(libvirt.connection.networkLookupByName, name)
-        around = around or libvirt.connection.networkCreateXML(xml.render(document))
+    if libvirt.find(libvirt.connection.networkLookupByUUIDString, _detour_uuid(network)) is None:
+        with libvirt.doing("cannot make a network to take links around by"):
+            libvirt.connection.networkCreateXML(xml.render(document))
     try:
 
         def take(pair: tuple[Handle, Link]) -> None:
             _update(libvirt, *pair, on=True, network=name)
             _update(libvirt, *pair, on=True)
 
-        libvirt.map(take, list(found))
+        libvirt.map(take, found)
     finally:
-        with libvirt.doing(f"cannot end network {name}"):
-            around.destroy()
+        end_detour(libvirt, network)
+
+
+def _detour_uuid(network: str) -> str:
+    """Not the mark of our networks (their names are in it): whoever lists clusters must not take it for one."""
+    return str(identity_uuid(Kind.NETWORK, f"around {network}"))
 
 
 def _find(libvirt: Libvirt, network: str, machines: Collection[str] | None = None) -> list[tuple[Handle, Link]]:

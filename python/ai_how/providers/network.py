@@ -100,6 +100,7 @@ def change(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None
 
 def remove(libvirt: Libvirt, have: VirtualNetwork) -> None:
     """Stop and undefine it."""
+    attachment.end_detour(libvirt, have.name)
     _stop(libvirt, have.name)
     handle = find(libvirt, have.name)
     if handle is not None:

@@ -283,6 +283,28 @@ def test_without_root_libvirt_reattaches_by_way_of_a_network_that_is_gone_afterw
     assert ai_how("destroy", path, "--yes").returncode == 0
 
 
+def test_what_a_kill_leaves_of_that_way_is_taken_for_no_cluster_and_goes_with_the_network(
+    cluster: Callable[..., Path], virsh: Virsh, ai_how: AiHow, clean_host: None
+) -> None:
+    path = cluster(firewall={"enabled": False})
+    others = set(virsh("net-list", "--all", "--name").split()) - {"tried-network"}
+    virsh("net-destroy", "tried-network")
+    virsh("net-start", "tried-network")
+    killed = (
+        "import os; from ai_how.host.libvirt import Libvirt; from ai_how.providers import attachment; "
+        "attachment._update = lambda *_, **__: os.kill(os.getpid(), 9); "
+        "attachment.attach(Libvirt(), 'tried-network')"
+    )
+    argv = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", sys.executable, "-c", killed]
+    assert subprocess.run(argv, check=False, timeout=60).returncode == -9
+    assert "ai-how-tried-network" in virsh("net-list", "--all", "--name").split()
+    there = json.loads(ai_how("status", "--json").stdout)
+    assert there["cluster"] == "tried"
+    assert changed(ai_how, path) == {f"domain {CONTROLLER}": {"linked"}}
+    assert ai_how("destroy", path, "--yes").returncode == 0
+    assert set(virsh("net-list", "--all", "--name").split()) == others
+
+
 def test_node_that_does_not_answer_again_is_named_with_where_it_should(
     cluster: Callable[..., Path], virsh: Virsh, ai_how: AiHow, clean_host: None
 ) -> None:
