@@ -220,11 +220,14 @@ def test_what_is_removed_is_gone_and_its_address_is_the_next_ones_at_once(live: 
             live.assert_true()
 
 
-def test_two_nodes_exchange_their_addresses(live: Live) -> None:
+@pytest.mark.parametrize("stopped", [False, True], ids=["while it runs", "while it is stopped"])
+def test_two_nodes_exchange_their_addresses(stopped: bool, live: Live) -> None:
     first, second, *rest = compiled(5)[0].reservations
     live.become(replace(compiled(5)[0]))
     with endpoint(BRIDGE, first.mac, name=first.name), endpoint(BRIDGE, second.mac, name=second.name):
         pass
+    if stopped:
+        live.become(replace(live.want, active=False))
     exchanged = (replace(first, ip=second.ip), replace(second, ip=first.ip))
     names = {each.ip: each for each in live.want.dns_hosts}
     swapped = (replace(names[first.ip], ip=second.ip), replace(names[second.ip], ip=first.ip))
@@ -232,6 +235,7 @@ def test_two_nodes_exchange_their_addresses(live: Live) -> None:
     live.become(
         replace(
             live.want,
+            active=True,
             reservations=tuple(sorted((*exchanged, *rest))),
             dns_hosts=tuple(sorted((*swapped, *others))),
         )
