@@ -27,7 +27,9 @@ def reload_network(network: str) -> bool:
         return False
     except OSError as error:
         raise HostError(
-            f"the dnsmasq of network {network} cannot be told to read its files again", why=str(error)
+            f"the dnsmasq of network {network} cannot be told to read its files again",
+            why=error.strerror or str(error),
+            remedy=f"Look at it: ls -l {_PIDS}/{network}.pid",
         ) from error
     try:
         # Looked at while held: a number that the kernel has given to somebody else since is not signalled.
@@ -60,7 +62,11 @@ def forget_bridge(bridge: str) -> None:
         for each in ("status", "macs"):
             (Path(_LIBVIRTS) / f"{bridge}.{each}").unlink(missing_ok=True)
     except OSError as error:
-        raise HostError(f"the leases of {bridge} cannot be removed", why=error.strerror or str(error)) from error
+        raise HostError(
+            f"the leases of {bridge} cannot be removed",
+            why=error.strerror or str(error),
+            remedy=f"Look at them: ls -l {_LIBVIRTS}/{bridge}.*",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,9 @@ def meet(name: str, *, within: float) -> socket.socket | None:
         client.close()
         if error.errno == errno.ECONNREFUSED:
             return None
-        raise HostError(f"no answer at {name}", why=error.strerror or str(error)) from error
+        raise HostError(
+            f"no answer at {name}", why=error.strerror or str(error), remedy=f"Find who has it: ss -xlp | grep {name}"
+        ) from error
     return client
 
 

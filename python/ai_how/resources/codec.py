@@ -1,4 +1,4 @@
-"""Resources as JSON and back, for plan files and for the guard of a change (engine/guard.py).
+"""Resources as JSON and back, for the guard of a change (engine/guard.py).
 
 How a value is written follows from the type of its field alone, so a new field or kind needs nothing here. What is read
 must fit exactly: an unknown, missing or wrong part is an error, never a default.
