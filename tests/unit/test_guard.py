@@ -234,6 +234,31 @@ def test_who_comes_while_the_change_is_being_made_cannot_decide(undone: list[str
     assert undone == ["up ended before the change was complete"]
 
 
+@pytest.mark.parametrize("answer", [b"", b"{", b"null", b"{}", b"[]", b'{"done": "undo"}', b'{"done": ["\\u001b[2J"]}'])
+def test_nonsense_from_whoever_has_a_guards_name_is_an_error_that_a_terminal_can_show(answer: bytes) -> None:
+    first = {"uri": ALONE.uri, "cluster": ALONE.cluster, "phase": "waiting", "left": 9, "why": "\x1b[2Jno"}
+
+    def pose(server: socket.socket) -> None:
+        with server.accept()[0] as met:
+            rendezvous.say(met, first)
+            if rendezvous.hear(met) is not None:
+                met.send(answer)
+
+    with rendezvous.listen(guard.name_of(ALONE.uri, ALONE.cluster)) as server:
+        posing = threading.Thread(target=pose, args=(server,))
+        posing.start()
+        with pytest.raises((HostError, NotReady)) as caught:
+            pending.confirm(ALONE.uri, ALONE.cluster, Path("/nowhere"))
+        posing.join(10)
+        posing = threading.Thread(target=pose, args=(server,))
+        posing.start()
+        found = pending.pending(ALONE.uri, ALONE.cluster)
+        posing.join(10)
+    assert str(caught.value).replace("\n", " ").isprintable()
+    assert found is not None
+    assert found.why == "[2Jno"
+
+
 @pytest.mark.parametrize("nonsense", [b"", b"{", b"null", b"[]", b'"stay"', b"x" * 70000])
 def test_nonsense_from_a_visitor_changes_nothing(nonsense: bytes, undone: list[str]) -> None:
     name = guard.name_of(ALONE.uri, ALONE.cluster)

@@ -42,7 +42,7 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class NodeReady:
-    """A node got its lease, so many seconds after the wait began."""
+    """A node has its lease, or answers again after a restart of its network, so many seconds after the wait began."""
 
     node: str
     ip: IPv4Address

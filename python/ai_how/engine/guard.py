@@ -208,15 +208,18 @@ def start(order: Order) -> Guard:
     """Start the guard of a change that is about to be made; it has its name when this returns. Raises HostError."""
     root = str(Path(ai_how.__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "ai_how.engine.guardian"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ai_how.engine.guardian"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _not_started(order, error.strerror or str(error)) from error
     guard = Guard(process)
     try:
         _brief(process, order)
@@ -240,11 +243,15 @@ def _brief(process: subprocess.Popen[bytes], order: Order) -> None:
     answer = process.stdout.readline() if ready else b""
     if answer != b"ready\n":
         why = answer or (process.stderr.read() if ready else b"")
-        raise HostError(
-            f"the guard of the change of {order.cluster} cannot be started",
-            why=why.decode(errors="replace").strip() or f"it said nothing in {_BEGINS_WITHIN:g} s",
-            remedy="Nothing was changed. Without --confirm-within none is needed.",
-        )
+        raise _not_started(order, why.decode(errors="replace").strip() or f"it said nothing in {_BEGINS_WITHIN:g} s")
+
+
+def _not_started(order: Order, why: str) -> HostError:
+    return HostError(
+        f"the guard of the change of {order.cluster} cannot be started",
+        why=why,
+        remedy="Nothing was changed. Without --confirm-within none is needed.",
+    )
 
 
 def name_of(uri: str, cluster: str) -> str:

@@ -81,7 +81,7 @@ def undo(uri: str, cluster: str, state: Path) -> Undone:
     with _met(uri, cluster, state) as (guard, found):
         guard.settimeout(_UNDONE_WITHIN)
         answer = _tell(guard, found, Word.UNDO)
-    undone = Undone(*(str(answer.get(each, "")) for each in ("when", "why", "trouble")))
+    undone = Undone(*(_text(answer.get(each, "")) for each in ("when", "why", "trouble")))
     if undone.trouble:
         raise HostError(
             f"the change of {cluster} is not undone",
@@ -123,7 +123,8 @@ def _tell(guard: socket.socket, found: Pending, word: Word) -> dict[str, Any]:
         raise _gone(found.cluster, "it ended without an answer")
     if answer.get("done") != word:
         raise NotReady(
-            f"the change of {found.cluster} can no longer be confirmed", why=f"it was undone: {answer.get('why')}"
+            f"the change of {found.cluster} can no longer be confirmed",
+            why=f"it was undone: {_text(answer.get('why'))}",
         )
     return answer
 
@@ -162,7 +163,7 @@ def _hear(connection: socket.socket) -> Pending | None:
         if (data := rendezvous.hear(connection)) is None:
             return None
         phase = Phase(data["phase"])
-        return Pending(str(data["uri"]), str(data["cluster"]), phase, float(data["left"]), str(data["why"]))
+        return Pending(_text(data["uri"]), _text(data["cluster"]), phase, float(data["left"]), _text(data["why"]))
     except ConnectionResetError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -172,6 +173,11 @@ def _hear(connection: socket.socket) -> Pending | None:
             why=f"{error}; the process that has its name is one of {user}",
             remedy="Find it with: ss -xlp | grep ai-how/guard",
         ) from error
+
+
+def _text(value: object) -> str:
+    """What a guard says, for a terminal: whoever has its name, of whatever user, may say anything."""
+    return "".join(each for each in str(value) if each == "\n" or each.isprintable())
 
 
 def _name_of_user(user: int) -> str:
