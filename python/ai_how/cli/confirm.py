@@ -59,5 +59,8 @@ def _names(options: Options, target: str | None, cluster: str | None) -> list[st
     if cluster is not None:
         return [cluster]
     if not waiting:
-        raise NotReady("no change waits for a confirmation on this host")
+        raise NotReady(
+            "no change waits for a confirmation on this host",
+            remedy="Those wait that are made with: ai-how up CONFIG --confirm-within 60s",
+        )
     return waiting
