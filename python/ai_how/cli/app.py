@@ -42,6 +42,14 @@ VERBS = {
     ),
     "up": Verb("up:up", "Bring clusters up as configured, and wait until every node has its address."),
     "confirm": Verb("confirm:confirm", "Keep a change that was made with `up --confirm-within`, or undo it at once."),
+    "test": Verb(
+        "test:prove",
+        "Send packets, and say whether the network does what the configuration promises, the forbidden included.",
+    ),
+    "perf": Verb(
+        "perf:perf",
+        "Measure latency, TCP throughput and DNS between two nodes, beside the best that this host can do.",
+    ),
     "status": Verb("status:status", "Show the network and the nodes of clusters, with their leases."),
     "leases": Verb("leases:leases", "List the DHCP leases of clusters, also those of strangers on their networks."),
     "down": Verb("down:down", "Shut the nodes of clusters down and stop their networks; disks and addresses are kept."),

@@ -54,7 +54,7 @@ def site(options: Options) -> Iterator[Site]:
     from ai_how.engine.site import Site
     from ai_how.host.libvirt import Libvirt
 
-    with _interruptible(), Libvirt(options.connect) as libvirt, shown(as_json=options.json) as progress:
+    with interruptible(), Libvirt(options.connect) as libvirt, shown(as_json=options.json) as progress:
         yield Site(libvirt, options.state, progress)
 
 
@@ -92,7 +92,7 @@ def specs_of(document: Document, cluster: str | None) -> list[Cluster]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let a closed terminal or a polite kill end the work as Ctrl-C does: after undoing or journalling.
 
     What the caller has us ignore stays ignored: under nohup a closed terminal ends nothing.

@@ -12,9 +12,9 @@ import typer
 
 from ai_how.cli.duration import seconds
 from ai_how.cli.options import Options
-from ai_how.cli.site import ClusterOption, site, specs_of
+from ai_how.cli.site import ClusterOption, interruptible, site, specs_of
 from ai_how.cli.terminal import confirm, counted, note, print_json, say
-from ai_how.errors import ConsentNeeded, NodesLeave, UsageError
+from ai_how.errors import ConsentNeeded, HostError, NodesLeave, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ai_how.config.load import Document
     from ai_how.engine.cluster import Outcome
     from ai_how.engine.events import Event, Progress
+    from ai_how.probe.report import Report
 
 
 def up(
@@ -43,6 +44,14 @@ def up(
             show_default=False,
         ),
     ] = None,
+    test: Annotated[
+        bool,
+        typer.Option(
+            "--test/--no-test",
+            envvar="AI_HOW_TEST",
+            help="Try with packets, after a change and with the nodes ready, what most often breaks.",
+        ),
+    ] = True,
     yes: Annotated[
         bool,
         typer.Option(
@@ -53,7 +62,8 @@ def up(
     """Bring clusters up as configured, and wait until every node has its address.
 
     What is there already is left alone. If a step fails, or on Ctrl-C, what this run made is undone. With a file that
-    `ai-how plan -o` wrote, that plan is carried out, unless the host has changed since.
+    `ai-how plan -o` wrote, that plan is carried out, unless the host has changed since. Exit code 1 where the packets
+    sent at the end say that the network does not do what it shall.
     """
     from ai_how.cli.status import show
     from ai_how.engine import cluster as engine
@@ -86,6 +96,8 @@ def up(
     outcomes = [
         _with_consent(partial(bring_up, key), digests.get(key), yes=yes, may_ask=not options.json) for key in keys
     ]
+    changed = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome.changed]
+    report = _tried(document, changed, options) if test and wait and changed else None
     answers = []
     for outcome in outcomes:
         if options.json:
@@ -98,8 +110,33 @@ def up(
         say(f"{outcome.status.cluster}: {taken}")
         show(outcome.status)
     if options.json:
+        if report is not None:
+            for answer in answers:
+                answer["test"] = report.to_json()
         print_json(answers[0] if len(answers) == 1 else answers)
-    return 0
+    elif report is not None:
+        from ai_how.cli.test import show as show_report
+
+        say("tried with packets:")
+        show_report(report)
+    return 0 if report is None or report.holds else 1
+
+
+def _tried(document: Document, keys: list[str], options: Options) -> Report | None:
+    """The quick part of `ai-how test` for these clusters; None, and why, where it cannot be had."""
+    from ai_how.cli.test import try_clusters
+    from ai_how.host.libvirt import Libvirt
+    from ai_how.host.memory import is_root
+
+    if not is_root():
+        note("not tried with packets, which takes root: sudo ai-how test --quick")
+        return None
+    try:
+        with interruptible(), Libvirt(options.connect) as libvirt:
+            return try_clusters(libvirt, document, keys, as_json=True, quick=True)
+    except HostError as error:
+        note(f"not tried with packets: {error}")
+        return None
 
 
 def _wanted(

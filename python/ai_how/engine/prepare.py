@@ -33,7 +33,8 @@ from ai_how.resources.pool import Pool
 from ai_how.resources.seed import Seed
 from ai_how.resources.volume import Volume
 from ai_how.spec.cluster import Cluster
-from ai_how.spec.resolve import resolve
+from ai_how.spec.known import Known
+from ai_how.spec.resolve import resolve, resolve_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,7 @@ def prepare(
 
     Without `start` machines are defined only; one that runs already keeps running.
     """
-    routes = read_routes(list_routes())
-    memory = {other: known(observed, routes, each.name) for other, each in document.model.clusters.items()}
-    spec = resolve(document, key, known=memory)
+    spec = resolve(document, key, known=_memory(document, observed))
     refuse_neighbours(document, spec, observed)
     able = preflight.abilities(libvirt)
     facts = HostFacts(kvm=preflight.choose_kvm(spec, able, progress))
@@ -93,6 +92,19 @@ def prepare(
     want = (*want, *wanted_of_host(observed, spec.name, want))
     observed = _with_sleeping_files(observed, want, progress)
     return Prepared(spec, able, want, observed, make_plan(want, observed.everything))
+
+
+def specs_here(libvirt: Libvirt, document: Document, chosen: Collection[str] = ()) -> tuple[Cluster, ...]:
+    """The clusters of a configuration as this host has or would have them: those chosen by key or name, or all."""
+    memory = _memory(document, observe(libvirt, "", host=False))
+    if not chosen:
+        return resolve_all(document, known=memory)
+    return tuple(resolve(document, each, known=memory) for each in chosen)
+
+
+def _memory(document: Document, observed: Observed) -> dict[str, Known]:
+    routes = read_routes(list_routes())
+    return {key: known(observed, routes, each.name) for key, each in document.model.clusters.items()}
 
 
 def check(libvirt: Libvirt, document: Document, prepared: Prepared, progress: Progress) -> None:

@@ -6,6 +6,7 @@ dnsmasq (dnsmasq(8)). The latter two read files (host/dnsmasq.py), and have to b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -91,6 +92,14 @@ def judge(clues: Clues) -> Detected:
     if hosts:
         return Detected(None, f"{named}, and the dnsmasq that runs (process {hosts[0].pid}) reads no {DNSMASQ_FILES}")
     return Detected(None, f"{named}, and what answers there is neither systemd-resolved nor dnsmasq")
+
+
+def first_nameserver() -> IPv4Address | None:
+    """Whom programs on this host ask first, where that is an IPv4 address."""
+    for each in _nameservers(_text(_RESOLV_CONF))[:1]:
+        with contextlib.suppress(ValueError):
+            return IPv4Address(each)
+    return None
 
 
 def unknown(why: str) -> HostError:

@@ -14,7 +14,18 @@ nothing leaves, and everything dies with the lab. The caller's files (working di
 
 from ai_how.lab.internet import INTERNET, Internet
 from ai_how.lab.needs import unavailable
-from ai_how.lab.session import Lab, cache_directory, inside, open_lab, run
+from ai_how.lab.session import Lab, cache_directory, has_internet, inside, open_lab, run
 from ai_how.lab.spec import LabSpec
 
-__all__ = ["INTERNET", "Internet", "Lab", "LabSpec", "cache_directory", "inside", "open_lab", "run", "unavailable"]
+__all__ = [
+    "INTERNET",
+    "Internet",
+    "Lab",
+    "LabSpec",
+    "cache_directory",
+    "has_internet",
+    "inside",
+    "open_lab",
+    "run",
+    "unavailable",
+]

@@ -41,6 +41,11 @@ def inside() -> bool:
     return os.environ.get("AI_HOW_LAB") == "1"
 
 
+def has_internet() -> bool:
+    """Whether this process runs in a lab with the pretend internet."""
+    return inside() and os.environ.get("AI_HOW_LAB_INTERNET") == "1"
+
+
 @dataclass(frozen=True, slots=True)
 class Lab:
     """An open lab. `pid` is its process 1 as seen from outside; `environment` is what its commands get."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from ai_how.errors import AiHowError, HostError
+from ai_how.errors import AiHowError, HostError, NotReady
 from ai_how.host.process import output
 from ai_how.probe.dhcp import Lease, give_back, take_lease
 from ai_how.probe.place import Place, new
@@ -31,13 +31,15 @@ PREFIX = "aih"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A place with what DHCP gave it. `port` is its link on the bridge."""
+    """A place with what DHCP gave it. `port` is its link on the bridge. `trouble` is why DHCP gave nothing, where it
+    has what it was to have otherwise."""
 
     place: Place
     bridge: str
     port: str
     mac: str
     lease: Lease
+    trouble: str = ""
 
     @property
     def name(self) -> str:
@@ -58,18 +60,33 @@ class Endpoint:
 
 
 @contextmanager
-def endpoint(bridge: str, mac: str, *, name: str = "", within: float = LEASE_WITHIN) -> Iterator[Endpoint]:
+def endpoint(
+    bridge: str,
+    mac: str,
+    *,
+    name: str = "",
+    within: float = LEASE_WITHIN,
+    otherwise: Callable[[Place], Lease | None] = lambda _: None,
+) -> Iterator[Endpoint]:
     """An endpoint on `bridge` for the length of a `with` block: attached, leased, with its address and default route.
 
-    A node's own MAC gets the node's address; do not use it beside the node. The lease is given back at the end.
+    A node's own MAC gets the node's address; do not use it beside the node. The lease is given back at the end. Where
+    DHCP gives none, it has what `otherwise` says.
     Raises PrivilegeError, HostError (no such bridge) or NotReady (no lease).
     """
     with attached(bridge, mac, name=name or mac) as (place, port):
-        with place.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            lease = take_lease(client, LINK, mac, within=within)
+        trouble = ""
+        try:
+            with place.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                lease = take_lease(client, LINK, mac, within=within)
+        except NotReady as error:
+            instead = otherwise(place)
+            if instead is None:
+                raise
+            lease, trouble = instead, f"{error.what}: {error.why}"
         _configure(place, lease)
         try:
-            yield Endpoint(place, bridge, port, mac, lease)
+            yield Endpoint(place, bridge, port, mac, lease, trouble)
         finally:
             # The server may be gone by now; then so is the lease.
             with contextlib.suppress(OSError), place.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:

@@ -337,26 +337,25 @@ def _nodes(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
         if allowed:
             yield _passes(sender, target, action, "they are one" if not same else "it is one network", watched=True)
         else:
-            yield _denied(sender, target, action, _apart(a, b), _neighbourly(b, action), _able(a, around), watched=True)
+            yield _denied(sender, target, action, _apart(a, b), _neighbourly(b, action), able(a, around), watched=True)
     for address in (node6(b.network, ip).ip, link_local(target.mac, LINK)) if around.ipv6 else ():
         action = Ping(address)
         if same:
             yield _passes(sender, target, action, "it is one network", watched=True)
         else:
             near = _neighbourly(b, action)
-            yield _denied(sender, target, action, "IPv6 never leaves a cluster", near, _able(a, around), watched=True)
+            yield _denied(sender, target, action, "IPv6 never leaves a cluster", near, able(a, around), watched=True)
     if not same:
         forged = Forgery(_ip(neighbour), ip)
         why = "the source is not the sender's"
-        yield _denied(sender, target, forged, why, _neighbourly(b, Ping(ip)), _able(a, around), watched=True)
+        yield _denied(sender, target, forged, why, _neighbourly(b, Ping(ip)), able(a, around), watched=True)
 
 
 def _gateway(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
     same = a.name == b.name
     sender, gateway, to = _first(a), b.network.gateway, _gateway_of(b)
     if same:
-        dns = (b.network.gateway,) if b.network.gateway_answers_dns else _ipv4(b.network)
-        leased = Leased(sender.ip, gateway, dns, b.network.mtu)
+        leased = Leased(sender.ip, gateway, told_servers(b.network), b.network.mtu)
         yield Expectation(sender.name, to, leased, Expect.PASS, "its own gateway")
     for action in (Ping(gateway), *_served(b)):
         if same or (peers(a, b) and isinstance(action, Ping)):
@@ -364,7 +363,7 @@ def _gateway(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
             yield Expectation(sender.name, to, action, Expect.PASS, why)
         elif not peers(a, b):  # of these the own gateway asks; dnsmasq takes no questions that come by another link
             own = Expectation(_first(b).name, to, action, Expect.PASS, "its own gateway")
-            yield Expectation(sender.name, to, action, Expect.DENY, _apart(a, b), (own, _able(a, around)))
+            yield Expectation(sender.name, to, action, Expect.DENY, _apart(a, b), (own, able(a, around)))
     if not same:
         # Also between peers: they reach each other by routing, and nobody else's gateway is on this link.
         own = Expectation(sender.name, _gateway_of(a), WhoHas(a.network.gateway), Expect.PASS, "its own gateway")
@@ -406,7 +405,7 @@ def _closed(a: Side, to: str, action: Talk, control: Talk, around: Outside) -> E
     """A service of the host that nodes do not reach; `control` is the same as the host itself reaches it."""
     own = Expectation(HOST, to, control, Expect.PASS, _OWN_SERVICE)
     why = "only DHCP, DNS and ping of the own gateway are for nodes"
-    return Expectation(_first(a).name, to, action, Expect.DENY, why, (own, _able(a, around)))
+    return Expectation(_first(a).name, to, action, Expect.DENY, why, (own, able(a, around)))
 
 
 def _internet(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
@@ -414,14 +413,14 @@ def _internet(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
     masked = net.policy.nat and not any(around.lan in each.to for each in net.policy.routes)
     seen = around.uplink if masked else sender.ip
     near = _neighbourly(a, Ping(_ip(sender)))
-    itself = _way_out(a, around).needs
+    itself = way_out(a, around).needs
     tried: list[tuple[str, Action, IPv4Address]] = [("internet", Ping(around.resolver), around.resolver)]
     if around.lan_answers:
         tried += [(LAN, action, around.lan) for action in _talks(around.lan, around.lan_port, seen)]
     if around.web is not None:
         tried.append(("internet", Page(around.web, around.name), around.web))
     for to, action, address in tried:
-        if _leaves(a, address):
+        if leaves(a, address):
             needs = () if to == LAN else itself
             yield Expectation(sender.name, to, action, Expect.PASS, "the way out is open", needs=needs)
         else:
@@ -559,14 +558,15 @@ def _neighbourly(cluster: Side, action: Action) -> Expectation:
     return _passes(neighbour, target, action, "it is one network", watched=True)
 
 
-def _able(a: Side, around: Outside) -> Expectation:
+def able(a: Side, around: Outside) -> Expectation:
     """The sender does send, beyond its own link where it may."""
-    if _leaves(a, around.resolver):
-        return _way_out(a, around)
+    if leaves(a, around.resolver):
+        return way_out(a, around)
     return Expectation(_first(a).name, _gateway_of(a), Ping(a.network.gateway), Expect.PASS, "its own gateway")
 
 
-def _way_out(a: Side, around: Outside) -> Expectation:
+def way_out(a: Side, around: Outside) -> Expectation:
+    """Its first node reaches the internet, if the host does."""
     ping = Ping(around.resolver)
     itself = Expectation(HOST, "internet", ping, Expect.PASS, "the host itself has a way out")
     return Expectation(_first(a).name, "internet", ping, Expect.PASS, "the way out is open", needs=(itself,))
@@ -585,7 +585,8 @@ def _talks(to: Address, port: int, seen_as: Address | None = None) -> tuple[Talk
     return Talk(to, Port(Protocol.TCP, port), seen_as), Talk(to, Port(Protocol.UDP, port), seen_as)
 
 
-def _leaves(a: Side, address: IPv4Address) -> bool:
+def leaves(a: Side, address: IPv4Address) -> bool:
+    """Whether nodes may reach `address` outside."""
     firewall = a.network.policy.firewall
     if any(address in each for each in firewall.block_networks):
         return False
@@ -616,5 +617,8 @@ def _ip(node: Node) -> IPv4Address:
     return node.ip
 
 
-def _ipv4(network: Network) -> tuple[IPv4Address, ...]:
+def told_servers(network: Network) -> tuple[IPv4Address, ...]:
+    """The DNS servers that DHCP tells nodes."""
+    if network.gateway_answers_dns:
+        return (network.gateway,)
     return tuple(each for each in map(ip_address, map(str, network.dns_servers)) if isinstance(each, IPv4Address))

@@ -96,31 +96,32 @@ def _family(address: Address) -> socket.AddressFamily:
 
 
 class Tap:
-    """Notes every frame that arrives at a link of a place."""
+    """Notes every frame that arrives at a link of a place, or those that leave by it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, outgoing: bool = False) -> None:
         self._socket = sock
+        self._outgoing = outgoing
         self._frames: list[bytes] = []
 
     def frames(self) -> list[bytes]:
-        """All that arrived since the tap was opened."""
+        """All of them since the tap was opened."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 data, origin = self._socket.recvfrom(_LONGEST_FRAME)
-                if origin[2] != socket.PACKET_OUTGOING:
+                if (origin[2] == socket.PACKET_OUTGOING) is self._outgoing:
                     self._frames.append(data)
         return self._frames
 
     def saw(self, token: bytes) -> bool:
-        """Whether a frame arrived that holds `token`."""
+        """Whether one of them holds `token`."""
         return any(token in frame for frame in self.frames())
 
 
 @contextmanager
-def tap(place: Place, link: str) -> Iterator[Tap]:
-    """A tap on `link` for the length of a `with` block."""
+def tap(place: Place, link: str, *, outgoing: bool = False) -> Iterator[Tap]:
+    """A tap on `link` for the length of a `with` block, for what arrives or for what leaves."""
     with place.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         sock.bind((link, 0))
         sock.setblocking(False)
-        yield Tap(sock)
+        yield Tap(sock, outgoing=outgoing)

@@ -41,36 +41,55 @@ AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place as a run uses it: its link, what is noted there, and its lease if it has one."""
+    """A place as a run uses it: its link, what is noted there, and its lease if it has one, or why DHCP gave none."""
 
     place: Place
     link: str = ""
     tap: Tap | None = None
     lease: Lease | None = None
+    trouble: str = ""
 
 
 #: Told how many of how many are answered.
 Told = Callable[[int, int], None]
 
+#: Told of every scenario as soon as it is judged.
+Judged = Callable[[Expectation, Scenario], None]
+
 
 def run(
-    expectations: Iterable[Expectation], spots: Mapping[str, Spot], told: Told = lambda _done, _all: None
+    expectations: Iterable[Expectation],
+    spots: Mapping[str, Spot],
+    told: Told = lambda _done, _all: None,
+    judged: Judged = lambda _expectation, _scenario: None,
+    *,
+    attempts: int = ATTEMPTS,
 ) -> dict[Expectation, Scenario]:
-    """Every expectation and every control of one, with what became of it. `spots` are the places by name."""
+    """Every expectation, every control of one and what it needs, with what became of it. `spots` are the places by
+    name. What shall pass is tried up to so many times."""
     everything = with_controls(expectations)
-    answers = asyncio.run(_answers(everything, spots, told))
+    answers: dict[Expectation, Answer | str] = {}
     scenarios: dict[Expectation, Scenario] = {}
-    for each in everything:  # controls before what they control
-        answer = answers[each]
-        if isinstance(answer, str):
-            scenarios[each] = skipped(each, answer)
-            continue
-        tap = None if each.watched is None else spots[each.watched].tap
-        controls, needs = ([scenarios[other] for other in others] for others in (each.controls, each.needs))
-        # Taps are read at the very end: a packet that took its time is found, too.
-        arrived = None if tap is None else tap.saw(answer.token)
-        scenarios[each] = judge(each, answer, arrived=arrived, controls=controls, needs=needs)
-    return scenarios
+    # What shall pass first: whoever was to answer a denied packet would be busy with it, and denials are judged by it.
+    for kind in (Expect.PASS, Expect.DENY):
+        part = [each for each in everything if each.expect is kind]
+        asyncio.run(_answers(part, spots, answers, lambda done: told(done, len(everything)), attempts))
+        # Taps are read when all is sent and answered: a packet that took its time is found, too.
+        for each in part:  # controls before what they control
+            scenarios[each] = _judge(each, answers[each], spots, scenarios)
+            judged(each, scenarios[each])
+    return {each: scenarios[each] for each in everything}
+
+
+def _judge(
+    each: Expectation, answer: Answer | str, spots: Mapping[str, Spot], scenarios: Mapping[Expectation, Scenario]
+) -> Scenario:
+    if isinstance(answer, str):
+        return skipped(each, answer)
+    tap = None if each.watched is None else spots[each.watched].tap
+    controls, needs = ([scenarios[other] for other in others] for others in (each.controls, each.needs))
+    arrived = None if tap is None else tap.saw(answer.token)
+    return judge(each, answer, arrived=arrived, controls=controls, needs=needs)
 
 
 def with_controls(expectations: Iterable[Expectation]) -> list[Expectation]:
@@ -89,32 +108,32 @@ def with_controls(expectations: Iterable[Expectation]) -> list[Expectation]:
 
 
 async def _answers(
-    expectations: Iterable[Expectation], spots: Mapping[str, Spot], told: Told
-) -> dict[Expectation, Answer | str]:
-    """What came back for each, or why it could not be tried."""
-    answers: dict[Expectation, Answer | str] = {}
-    everything = list(expectations)
+    expectations: Iterable[Expectation],
+    spots: Mapping[str, Spot],
+    answers: dict[Expectation, Answer | str],
+    told: Callable[[int], None],
+    attempts: int,
+) -> None:
+    """Adds to `answers` what came back for each, or why it could not be tried."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(each: Expectation) -> None:
         async with room:
-            answers[each] = await _answer(each, spots)
-        told(len(answers), len(everything))
+            answers[each] = await _answer(each, spots, attempts)
+        told(len(answers))
 
-    for kind in (Expect.PASS, Expect.DENY):
-        await asyncio.gather(*(one(each) for each in everything if each.expect is kind))
-    return answers
+    await asyncio.gather(*(one(each) for each in expectations))
 
 
-async def _answer(expectation: Expectation, spots: Mapping[str, Spot]) -> Answer | str:
+async def _answer(expectation: Expectation, spots: Mapping[str, Spot], attempts: int) -> Answer | str:
     if expectation.missing:
         return expectation.missing
     for name in (expectation.frm, *([expectation.watched] if expectation.watched else ())):
         if name not in spots:
             return f"there is no place {name} in this run"
     spot = spots[expectation.frm]
-    once = expectation.expect is Expect.DENY or isinstance(expectation.action, Forgery | Leaving)
-    attempts = 1 if once else ATTEMPTS
+    if expectation.expect is Expect.DENY or isinstance(expectation.action, Forgery | Leaving):
+        attempts = 1
     for left in reversed(range(attempts)):
         try:
             answer = await act(expectation.action, spot)
@@ -159,6 +178,8 @@ async def act(action: Action, spot: Spot) -> Answer:
 
 def _compare(want: Leased, spot: Spot) -> Answer:
     lease = spot.lease
+    if spot.trouble:
+        return Answer(False, spot.trouble, 0.0)
     if lease is None:
         raise NotTested(f"{spot.place.name} has no lease", why="it is no endpoint")
     pairs = (

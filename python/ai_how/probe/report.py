@@ -1,0 +1,91 @@
+"""What came of a test: the scenarios that were asked for, those that they rest on, and how many of them hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from ai_how.errors import UsageError
+from ai_how.probe.expectations import Expectation
+from ai_how.probe.judge import Result, Scenario
+
+#: What XML 1.0 cannot hold.
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Every scenario with its expectation, in the order of the promises. `seconds` is how long all of it took;
+    `left_out` says what was not tried for its number."""
+
+    scenarios: Mapping[Expectation, Scenario]
+    seconds: float
+    left_out: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing failed, and something was tried."""
+        return self.count(Result.FAILED) == 0 and self.count(Result.PASSED) > 0
+
+    def count(self, result: Result) -> int:
+        """How many scenarios ended so."""
+        return sum(each.result is result for each in self.scenarios.values())
+
+    def of(self, result: Result) -> list[tuple[Expectation, Scenario]]:
+        """Those that ended so."""
+        return [(each, scenario) for each, scenario in self.scenarios.items() if scenario.result is result]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        counts = {each.value: self.count(each) for each in Result}
+        left_out = {"left_out": self.left_out} if self.left_out else {}
+        return {**counts, **left_out, "scenarios": [each.to_json() for each in self.scenarios.values()]}
+
+    def to_junit(self, suite: str) -> str:
+        """For CI systems: JUnit's XML, one test case for each scenario."""
+        root = ElementTree.Element(
+            "testsuite",
+            name=suite,
+            tests=str(len(self.scenarios)),
+            failures=str(self.count(Result.FAILED)),
+            errors="0",
+            skipped=str(self.count(Result.SKIPPED)),
+            time=f"{self.seconds:.3f}",
+        )
+        for each, scenario in self.scenarios.items():
+            case = ElementTree.SubElement(
+                root, "testcase", classname=f"{suite}.{_plain(each.frm)}", name=_plain(scenario.name)
+            )
+            case.set("time", f"{scenario.ms / 1000:.3f}")
+            if scenario.result is Result.FAILED:
+                said = f"expected: {each.expect} ({each.why})"
+                ElementTree.SubElement(case, "failure", message=_plain(scenario.detail)).text = _plain(said)
+            elif scenario.result is Result.SKIPPED:
+                ElementTree.SubElement(case, "skipped", message=_plain(scenario.detail))
+        ElementTree.indent(root)
+        return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def chosen(expectations: Iterable[Expectation], pattern: str) -> list[Expectation]:
+    """Those whose name has something that `pattern` (a regular expression) fits. Raises UsageError."""
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"{pattern!r} is no regular expression", why=str(error)) from error
+    everything = list(expectations)
+    found = [each for each in everything if wanted.search(each.name)]
+    if not found:
+        example = everything[0].name if everything else ""
+        raise UsageError(
+            f"no scenario fits {pattern!r}",
+            why=f"there are {len(everything)}" + (f"; one of them: {example}" if example else ""),
+            remedy="Without --filter, ai-how test shows them all.",
+        )
+    return found
+
+
+def _plain(text: str) -> str:
+    return _NOT_XML.sub("?", text)

@@ -1,0 +1,357 @@
+"""Where the packets of a test come from and arrive, for clusters that stand on this host.
+
+A node whose machine does not run is stood for by an endpoint with its MAC and its own lease: it is the node. Beside
+machines that run, which are only targets, stand-ins with addresses out of the DHCP range send. A machine of the LAN is
+the lab's, or a namespace behind a link of the host's. All of it is gone after the `with` block, and after a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from ai_how.engine.wait import leases
+from ai_how.errors import AiHowError, HostError, PrivilegeError
+from ai_how.host import consul, resolver
+from ai_how.host.libvirt import Libvirt
+from ai_how.host.memory import is_root
+from ai_how.host.process import output
+from ai_how.host.routes import find_way, list_routes, read_routes
+from ai_how.lab import INTERNET, has_internet
+from ai_how.probe.dhcp import Lease
+from ai_how.probe.endpoint import LINK, Endpoint, endpoint
+from ai_how.probe.expectations import HOST, LAN, Outside, Side
+from ai_how.probe.packets import arp, ask
+from ai_how.probe.place import Place, here, named, new
+from ai_how.probe.promises import UPLINK, Member, Party, Stranger
+from ai_how.probe.responder import Responder, tap
+from ai_how.probe.run import Spot
+from ai_how.providers import domain as domains
+from ai_how.providers import network as networks
+from ai_how.resources.network import VirtualNetwork
+from ai_how.spec.cluster import Cluster
+from ai_how.spec.network import DnsMode, Network
+from ai_how.spec.node import MacAddress, Node, Role
+from ai_how.spec.policy import Discovery
+
+#: How many nodes of a cluster are stood for, unless all are asked for; each is a namespace with a lease.
+MOST = 8
+
+#: Seconds that a lease may take. What answers at all answers in milliseconds.
+_LEASE_WITHIN = 2.0
+
+#: Where the stand-in for the LAN lives: addresses for tests between networks (RFC 2544).
+_TESTING = IPv4Network("198.18.0.0/15")
+
+_LAN_LINK = "aihlan"
+_ANY_RESOLVER = IPv4Address("8.8.8.8")
+_ANY_NAME = "example.com"
+
+#: Told what is being done, and how many of how many of it are done.
+Told = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Everything that is there for the length of a test."""
+
+    parties: tuple[Party, ...]
+    strangers: tuple[Stranger, ...]
+    spots: Mapping[str, Spot]
+    around: Outside
+
+
+@contextmanager
+def standing(
+    libvirt: Libvirt,
+    clusters: Sequence[Cluster],
+    told: Told = lambda _what, _done, _of: None,
+    *,
+    everybody: bool = False,
+    senders: int = 2,
+    outside: bool = True,
+) -> Iterator[Standing]:
+    """Places for `clusters`, which must be up, for the length of a `with` block.
+
+    Of a cluster up to MOST nodes are stood for, or `everybody`; there are at least so many `senders`. Without `outside`
+    nothing is made that stands for the LAN.
+
+    Raises PrivilegeError, HostError where a cluster is not up, NotReady or HostError where nothing can send.
+    """
+    if not is_root():
+        raise PrivilegeError(
+            "packets cannot be sent from the network of a cluster",
+            why="this takes network namespaces and links on its bridge, for the length of the test",
+            remedy="Run the same as root.",
+        )
+    there = {each.cluster: each for each in networks.observe_all(libvirt) if each.cluster}
+    _refuse_down(clusters, there)
+    running = {each.name for each in domains.observe_all(libvirt) if each.running}
+    with ExitStack() as stack:
+        host = stack.enter_context(here(HOST))
+        groups = [
+            _Group(each, running, {held.mac: held.ip for held in leases(libvirt, each.network.name)})
+            for each in clusters
+        ]
+        wanted = [
+            (group, stand) for group in groups for stand in group.stands(None if everybody else MOST, senders=senders)
+        ]
+        found: dict[str, list[Endpoint]] = {group.cluster.name: [] for group in groups}
+        with ThreadPoolExecutor(4) as workers:
+            entered = workers.map(lambda one: stack.enter_context(one[0].enter(one[1])), wanted)
+            for number, ((group, _), each) in enumerate(zip(wanted, entered, strict=True)):
+                found[group.cluster.name].append(each)
+                told("taking leases", number + 1, len(wanted))
+        spots = {
+            each.name: Spot(each.place, LINK, stack.enter_context(tap(each.place, LINK)), each.lease, each.trouble)
+            for group in found.values()
+            for each in group
+        }
+        parties = tuple(group.party(found[group.cluster.name]) for group in groups)
+        spots[HOST] = Spot(host)
+        around = _surroundings(stack, [each.network for each in clusters], spots, outside=outside)
+        _listen(stack, parties, spots, around)
+        around = replace(around, consul=_is_in_consul(parties))
+        strangers = tuple(
+            Stranger(each.cluster, each.dns_mode, each.gateway, each.policy.firewall.enabled)
+            for name, each in sorted(there.items())
+            if each.active and name not in {cluster.name for cluster in clusters}
+        )
+        yield Standing(parties, strangers, spots, around)
+
+
+def _refuse_down(clusters: Iterable[Cluster], there: Mapping[str, VirtualNetwork]) -> None:
+    for each in clusters:
+        network = there.get(each.name)
+        if network is None or not network.active:
+            raise HostError(
+                f"cluster {each.name} cannot be tested",
+                why="it is not on this host" if network is None else f"its network {network.name} is not active",
+                remedy="Bring it up: ai-how up CONFIG. Before that, ai-how rehearse CONFIG tests it in a lab.",
+            )
+
+
+class _Group:
+    """A cluster, and who stands for whom in it."""
+
+    def __init__(self, cluster: Cluster, running: Iterable[str], held: Mapping[str, IPv4Address]) -> None:
+        self.cluster = cluster
+        self._running = frozenset(running)
+        self._held = held
+
+    def stands(self, most: int | None, *, senders: int) -> list[Node]:
+        """The nodes that endpoints stand for, and stand-ins that are none."""
+        free = [each for each in self.cluster.nodes if each.name not in self._running][:most]
+        extra = range(1, max(0, senders - len(free)) + 1)
+        return free + [self._stand_in(number) for number in extra]
+
+    def enter(self, node: Node) -> contextlib.AbstractContextManager[Endpoint]:
+        """The endpoint for it."""
+        network = self.cluster.network
+
+        def otherwise(place: Place) -> Lease | None:
+            ip = node.ip or self._free_address(place)
+            return None if ip is None else _as_configured(network, ip)
+
+        return endpoint(network.bridge, node.mac, name=node.name, within=_LEASE_WITHIN, otherwise=otherwise)
+
+    def party(self, endpoints: Sequence[Endpoint]) -> Party:
+        """The cluster with those that stand in it."""
+        addresses = {each.name: each.ip for each in endpoints}
+        known = {each.name: each for each in self.cluster.nodes}
+        nodes = [
+            replace(known.get(each.name) or self._stand_in(0), name=each.name, mac=MacAddress(each.mac), ip=each.ip)
+            for each in endpoints
+        ]
+        members = tuple(
+            Member(
+                each,
+                addresses.get(each.name) or each.ip or self._held.get(each.mac),
+                stands=each.name in addresses,
+                runs=each.name in self._running,
+            )
+            for each in self.cluster.nodes
+        )
+        return Party(Side(self.cluster, tuple(nodes)), members)
+
+    def _stand_in(self, number: int) -> Node:
+        mac = f"52:54:00:{secrets.token_bytes(3).hex(':')}"
+        return Node(f"stand-in {number} in {self.cluster.name}", Role.COMPUTE, 1, 1, 1, MacAddress(mac), None)
+
+    def _free_address(self, place: Place) -> IPv4Address | None:
+        """One of the DHCP range that nobody has, as far as can be seen: the last ones are given out last."""
+        network = self.cluster.network
+        taken = {*self._held.values(), *(each.ip for each in self.cluster.nodes), network.gateway}
+        last = int(network.dhcp_end)
+        for number in range(last, max(int(network.dhcp_start), last - 64) - 1, -1):
+            address = IPv4Address(number)
+            if address not in taken and not ask(arp(place, LINK, address, within=0.2)).replied:
+                return address
+        return None
+
+
+def _as_configured(network: Network, ip: IPv4Address) -> Lease:
+    """What DHCP would have given."""
+    return Lease(
+        interface=IPv4Interface((ip, network.subnet.prefixlen)),
+        routers=(network.gateway,),
+        dns=(),
+        host_name="",
+        domain=network.domain,
+        mtu=network.mtu,
+        server=network.gateway,
+        servers=(),
+        seconds=0,
+        took=0.0,
+    )
+
+
+def _surroundings(stack: ExitStack, clusters: Sequence[Network], spots: dict[str, Spot], *, outside: bool) -> Outside:
+    """What is around, with the places `LAN` and `UPLINK` added to `spots`."""
+    in_lab = has_internet()
+    target = next(
+        (server for each in clusters for server in each.forwarders if isinstance(server, IPv4Address)), _ANY_RESOLVER
+    )
+    way = find_way(target)
+    port = _free_port(spots[HOST].place)
+    around = Outside(
+        uplink=None if way is None else way.source,
+        lan=INTERNET.router,
+        resolver=target,
+        web=INTERNET.web if in_lab else _resolve(_ANY_NAME),
+        name=INTERNET.name if in_lab else _ANY_NAME,
+        host_port=port,
+        uplink_port=port + 1,
+        lan_answers=in_lab,
+        ipv6=False,
+        exact=in_lab,
+        host_dns=_host_dns(clusters),
+    )
+    if in_lab:
+        place = stack.enter_context(named(INTERNET.namespace))
+        spots[LAN] = Spot(place, INTERNET.uplink, stack.enter_context(tap(place, INTERNET.uplink)))
+        stack.enter_context(_ways_in(clusters, around))
+    elif outside:
+        place, address = stack.enter_context(_stand_in_for_lan())
+        around = replace(around, lan=address)
+        spots[LAN] = Spot(place, LINK, stack.enter_context(tap(place, LINK)))
+    if not in_lab:
+        around = replace(around, watch=UPLINK)
+        if way is not None:
+            seen = stack.enter_context(tap(spots[HOST].place, way.link, outgoing=True))
+            spots[UPLINK] = Spot(spots[HOST].place, way.link, seen)
+    return around
+
+
+@contextmanager
+def _ways_in(clusters: Sequence[Network], around: Outside) -> Iterator[None]:
+    """The lab's machine outside knows the way to every cluster: only rules keep it out."""
+    routes = [f"{each.subnet} via {around.uplink}" for each in clusters]
+
+    def batch(verb: str) -> None:
+        lines = "".join(f"route {verb} {route}\n" for route in routes)
+        output(["ip", "-netns", INTERNET.namespace, "-batch", "-"], text=lines)
+
+    batch("replace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(AiHowError):
+            batch("del")
+
+
+@contextmanager
+def _stand_in_for_lan() -> Iterator[tuple[Place, IPv4Address]]:
+    """A namespace behind a link of the host's, in a network that nobody has: what comes from it comes from outside."""
+    taken = [each.network for each in read_routes(list_routes())]
+    network = next(each for each in _TESTING.subnets(new_prefix=30) if not any(each.overlaps(other) for other in taken))
+    ours, theirs = network.network_address + 1, network.network_address + 2
+    link = f"{_LAN_LINK}{secrets.token_hex(4)}"
+    with new(LAN) as place:
+        output(
+            ["ip", "-batch", "-"],
+            text=f"link add {link} type veth peer name {LINK} netns {place.thread}\n"
+            f"addr add {ours}/30 dev {link}\nlink set {link} addrgenmode none up\n",
+        )
+        try:
+            place.run(
+                ["ip", "-batch", "-"],
+                text=f"link set lo up\nlink set {LINK} up\naddr add {theirs}/30 dev {LINK}\n"
+                f"route add default via {ours}\n",
+            )
+            yield place, theirs
+        finally:
+            with contextlib.suppress(AiHowError):
+                output(["ip", "link", "del", link])
+
+
+def _listen(stack: ExitStack, parties: Iterable[Party], spots: Mapping[str, Spot], around: Outside) -> None:
+    """Have something answer where it is asked for: at every node that is stood for, and at the host."""
+    responder = stack.enter_context(Responder())
+    host = spots[HOST].place
+    for party in parties:
+        network = party.side.network
+        ports: dict[IPv4Address | None, set[int]] = {}
+        for each in network.policy.firewall.expose:
+            ports.setdefault(each.ip, set()).add(each.node_port)
+        for node in party.side.nodes:
+            for port in {around.node_port, *ports.get(node.ip, ())}:
+                responder.listen(spots[node.name].place, port)
+        responder.listen(host, around.host_port, network.gateway)
+        for open_port in {each.number for each in network.policy.firewall.allow_host_ports}:
+            with contextlib.suppress(HostError):  # what listens there already is what shall be reached
+                responder.listen(host, open_port, network.gateway)
+    if around.uplink is not None:
+        for port in (around.host_port, around.uplink_port):
+            responder.listen(host, port, around.uplink)
+    if around.lan_answers:
+        responder.listen(spots[LAN].place, around.lan_port)
+
+
+def _free_port(host: Place) -> int:
+    """A port of the host with a free one after it."""
+    while True:
+        with host.socket(socket.AF_INET, socket.SOCK_STREAM) as one, contextlib.suppress(OSError):
+            one.bind(("", 0))
+            port = int(one.getsockname()[1])
+            with host.socket(socket.AF_INET, socket.SOCK_STREAM) as other:
+                other.bind(("", port + 1))
+                return port
+
+
+def _resolve(name: str) -> IPv4Address | None:
+    with contextlib.suppress(OSError):
+        return IPv4Address(socket.getaddrinfo(name, 80, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+    return None
+
+
+def _host_dns(clusters: Iterable[Network]) -> IPv4Address | None:
+    """Whom the host's own programs ask, where the host was told of the clusters' names."""
+    shared = [each for each in clusters if each.dns_mode is DnsMode.SHARED_DNS]
+    if not shared or resolver.detect().manager is None:
+        return None
+    return resolver.first_nameserver()
+
+
+def _is_in_consul(parties: Iterable[Party]) -> bool:
+    """Whether Consul finds the first node of every cluster that it knows of healthy."""
+    asked = [(each, each.side.network.policy.discovery) for each in parties]
+    found = [(each, discovery) for each, discovery in asked if discovery is not None]
+    return bool(found) and all(
+        each.side.named[0].ip in _healthy(discovery) for each, discovery in found if each.side.named
+    )
+
+
+def _healthy(discovery: Discovery) -> set[IPv4Address]:
+    try:
+        reply = consul.ask(discovery, "GET", f"/v1/health/service/{discovery.service_name}?passing")
+        return {IPv4Address(each["Service"]["Address"]) for each in json.loads(reply.text)}
+    except (AiHowError, ValueError, KeyError, TypeError):
+        return set()
