@@ -137,8 +137,7 @@ def give_back(sock: socket.socket, link: str, mac: str, lease: Lease) -> None:
 
     It is sent to everybody: to the server alone it would wait for ARP, and the link may be gone before that is done.
     """
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.encode())
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    _prepare(sock, link)
     released = message(Message.RELEASE, secrets.token_bytes(4), mac, client=lease.ip, server=lease.server)
     sock.sendto(released, _EVERYBODY)
 
