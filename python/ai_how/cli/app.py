@@ -50,6 +50,10 @@ VERBS = {
         "perf:perf",
         "Measure latency, TCP throughput and DNS between two nodes, beside the best that this host can do.",
     ),
+    "rehearse": Verb(
+        "rehearse:rehearse",
+        "Bring a configuration up in a lab, test it there with packets, and show the plan for this host.",
+    ),
     "status": Verb("status:status", "Show the network and the nodes of clusters, with their leases."),
     "leases": Verb("leases:leases", "List the DHCP leases of clusters, also those of strangers on their networks."),
     "down": Verb("down:down", "Shut the nodes of clusters down and stop their networks; disks and addresses are kept."),
@@ -57,6 +61,10 @@ VERBS = {
         "destroy:destroy", "Remove clusters: their machines, disks with all data, and networks; nothing else."
     ),
     "gc": Verb("gc:gc", "List what is left of clusters that are not there any more; with --yes remove it."),
+    "why-not": Verb(
+        "why_not:why_not",
+        "Send a packet, follow it, and name the rule or the missing thing that stops it, and what would let it pass.",
+    ),
     "console": Verb("console:console", "Open the serial console of a node; leave it with Ctrl+]."),
     "lab": Verb("lab:lab_app", "A sealed place to try things in, with its own libvirt."),
     "image": Verb("image:image_app", "The micro guest image: a small machine for labs and tests."),

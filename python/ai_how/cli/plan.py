@@ -54,13 +54,14 @@ def plan(
         print_json(answers[0] if len(answers) == 1 else answers)
     else:
         for each in found:
-            _show(each, everything=options.verbose > 0)
+            show(each, everything=options.verbose > 0)
         if output is not None:
             note(f"written to {output}; carry it out with: ai-how up {output}")
     return 1 if exit_code and any(each.plan for each in found) else 0
 
 
-def _show(found: Prepared, *, everything: bool) -> None:
+def show(found: Prepared, *, everything: bool) -> None:
+    """A plan for people."""
     from ai_how.host.memory import is_root
     from ai_how.plan.text import lines, summary
     from ai_how.resources.base import OF_THE_HOST

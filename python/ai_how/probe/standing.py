@@ -11,6 +11,7 @@ import contextlib
 import json
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -301,8 +302,10 @@ def _listen(stack: ExitStack, parties: Iterable[Party], spots: Mapping[str, Spot
         ports: dict[IPv4Address | None, set[int]] = {}
         for each in network.policy.firewall.expose:
             ports.setdefault(each.ip, set()).add(each.node_port)
+        discovery = network.policy.discovery
+        checked = set() if discovery is None else {discovery.check.port}
         for node in party.side.nodes:
-            for port in {around.node_port, *ports.get(node.ip, ())}:
+            for port in {around.node_port, *checked, *ports.get(node.ip, ())}:
                 responder.listen(spots[node.name].place, port)
         responder.listen(host, around.host_port, network.gateway)
         for open_port in {each.number for each in network.policy.firewall.allow_host_ports}:
@@ -341,12 +344,21 @@ def _host_dns(clusters: Iterable[Network]) -> IPv4Address | None:
 
 
 def _is_in_consul(parties: Iterable[Party]) -> bool:
-    """Whether Consul finds the first node of every cluster that it knows of healthy."""
-    asked = [(each, each.side.network.policy.discovery) for each in parties]
-    found = [(each, discovery) for each, discovery in asked if discovery is not None]
-    return bool(found) and all(
-        each.side.named[0].ip in _healthy(discovery) for each, discovery in found if each.side.named
-    )
+    """Whether Consul finds the first node of every cluster that it is to know healthy, after the next check of it."""
+    asked = [
+        (each.side.named[0].ip, discovery)
+        for each in parties
+        if (discovery := each.side.network.policy.discovery) is not None and each.side.named
+    ]
+    deadline = time.monotonic() + max((each.check.interval + 1 for _, each in asked), default=0)
+    while asked:
+        asked = [(ip, discovery) for ip, discovery in asked if ip not in _healthy(discovery)]
+        if not asked:
+            return True
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return False
 
 
 def _healthy(discovery: Discovery) -> set[IPv4Address]:
