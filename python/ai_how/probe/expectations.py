@@ -432,7 +432,7 @@ def _internet(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
         if known:
             asked = Question(net.gateway, around.name, "A", (str(around.web),))
         yield Expectation(sender.name, "internet", asked, Expect.PASS, "the gateway forwards", needs=itself)
-    if a.name != b.name and around.lan_answers:
+    if a.name != b.name and around.lan_answers and leaves(a, around.lan):
         forged = Forgery(_ip(_first(b)), around.lan)
         seen_by_tap = Expectation(sender.name, LAN, Ping(around.lan), Expect.PASS, "the way out is open", watched=LAN)
         why = "the source is not the sender's"

@@ -46,7 +46,7 @@ def adapt(document: Document, image: Path, *, consul: bool) -> Rehearsed:
         if network.dns_mode is DnsMode.SERVICE_DISCOVERY:
             if not consul:
                 notes["there is no Consul to run in the lab: its names are not rehearsed"] = None
-            asked = network.service_discovery or DiscoveryConfig()
+            asked = network.service_discovery or DiscoveryConfig.model_validate({})
             # The lab's own agent is where one is by default, and trusts everybody.
             keep = {each: getattr(asked, each) for each in ("service_name", "tags")}
             discovery = DiscoveryConfig.model_validate({**keep, "check": {"interval": 1}, "required": False})
