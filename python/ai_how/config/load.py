@@ -171,7 +171,8 @@ def _document(data: Any, folder: FilePath, file: str | None, found: list[Problem
         hint = "put them under a key of their own: clusters: {hpc: {name: …, network: …}}"
         raise ConfigurationError([*found, empty.problem(("clusters",), message, hint, at_key=True)])
     if PLAN_KEY in data:
-        hint = f"carry it out: ai-how up {file}" if file else ""
+        a_file = file is not None and FilePath(file).is_file()
+        hint = f"carry it out: ai-how up {file}" if a_file else "write it to a file, and carry out that: ai-how up FILE"
         raise ConfigurationError([empty.problem((), "this is a plan, not a configuration", hint)])
     wanted: Any = {key: value for key, value in data.items() if not key.startswith("x-")}
     owned = False

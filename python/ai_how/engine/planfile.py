@@ -68,7 +68,8 @@ def write_plan(path: Path, document: Document, uri: str, found: Iterable[Prepare
 def read_plan(path: Path, uri: str) -> PlanFile | None:
     """The plan in the file, None where it is none (a configuration, or nothing that can be read).
 
-    Raises PlanStale where it was made by another version of ai-how, on another host, or for another libvirt.
+    Raises PlanStale where it was made by another version of ai-how, on another host, or for another libvirt, or is cut
+    off.
     """
     content = _content(path)
     if content is None:
@@ -97,13 +98,17 @@ def _content(path: Path) -> dict[str, Any] | None:
     try:
         if not path.is_file() or path.stat().st_size > _MAX_BYTES:
             return None  # a pipe can be read once only, and that is for the reader of configurations
-        with path.open(encoding="utf-8") as file:
-            if file.read(1) != "{":
-                return None
-            file.seek(0)
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError):
+        text = path.read_text(encoding="utf-8-sig").lstrip()
+    except (OSError, ValueError):
         return None  # whatever it is, the reader of configurations says what is wrong with it
+    if not text.startswith("{"):
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if f'"{PLAN_KEY}"' in text[:100]:
+            raise _not_whole(path, f"it was cut off or edited: {error}") from error
+        return None
     return content if isinstance(content, dict) and PLAN_KEY in content else None
 
 

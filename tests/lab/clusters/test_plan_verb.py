@@ -164,6 +164,17 @@ def test_a_plan_from_elsewhere_is_refused(
     assert virsh("list", "--all", "--name") == ""
 
 
+def test_a_plan_that_was_cut_off_is_named_as_one_and_what_editors_add_does_not_matter(
+    ai_how: AiHow, write: Write, folder: Path, refused: Callable[..., str]
+) -> None:
+    assert ai_how("plan", write(), "-o", "plan.json").returncode == 0
+    whole = (folder / "plan.json").read_bytes()
+    (folder / "plan.json").write_bytes(whole[:-20])
+    assert "plan.json is not a whole plan: it was cut off or edited" in refused(3, "up", "plan.json")
+    (folder / "plan.json").write_bytes(b"\xef\xbb\xbf\n" + whole)
+    assert ai_how("up", "plan.json", "--no-wait").returncode == 0
+
+
 def test_a_plan_of_one_cluster_is_not_one_of_another(ai_how: AiHow, write: Write, folder: Path) -> None:
     ai_how("plan", write(), "-o", "plan.json")
     refused = ai_how("up", "plan.json", "--cluster", "other")
