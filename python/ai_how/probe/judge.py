@@ -98,7 +98,9 @@ def judge(
     if arrived is None and isinstance(expectation.action, Leaving | Forgery):
         return _scenario(expectation, Result.SKIPPED, "nobody watched where it went", answer.ms)
     if without:
-        return _scenario(expectation, Result.SKIPPED, f"its control did not pass: {_said(without)}", answer.ms)
+        failed = any(each.result is Result.FAILED for each in without)
+        reason = f"its control did not pass: {_said(without)}" if failed else _said(without)
+        return _scenario(expectation, Result.SKIPPED, reason, answer.ms)
     return _scenario(expectation, Result.PASSED, detail, answer.ms)
 
 
@@ -133,7 +135,9 @@ def _came_through(action: Action, answer: Answer) -> tuple[bool, str]:
 
 
 def _said(scenarios: Iterable[Scenario]) -> str:
-    return "; ".join(f"{each.name}: {each.detail}" for each in scenarios)
+    """What became of them; of one that was skipped, what it was skipped for."""
+    said = (each.detail if each.result is Result.SKIPPED else f"{each.name}: {each.detail}" for each in scenarios)
+    return "; ".join(dict.fromkeys(said))
 
 
 def _scenario(expectation: Expectation, result: Result, detail: str, ms: float) -> Scenario:

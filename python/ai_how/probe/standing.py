@@ -29,7 +29,7 @@ from ai_how.lab import INTERNET, has_internet
 from ai_how.probe.dhcp import Lease
 from ai_how.probe.endpoint import LINK, Endpoint, endpoint
 from ai_how.probe.expectations import HOST, LAN, Outside, Side
-from ai_how.probe.packets import arp, ask
+from ai_how.probe.packets import NotTested, arp, ask, dns, ping
 from ai_how.probe.place import Place, here, named, new
 from ai_how.probe.promises import UPLINK, Member, Party, Stranger
 from ai_how.probe.responder import Responder, tap
@@ -221,16 +221,19 @@ def _surroundings(stack: ExitStack, clusters: Sequence[Network], spots: dict[str
         (server for each in clusters for server in each.forwarders if isinstance(server, IPv4Address)), _ANY_RESOLVER
     )
     way = find_way(target)
-    port = _free_port(spots[HOST].place)
+    host = spots[HOST].place
+    connected = way is not None and _replies(host, target)
+    port = _free_port(host)
     around = Outside(
         uplink=None if way is None else way.source,
         lan=INTERNET.router,
         resolver=target,
-        web=INTERNET.web if in_lab else _resolve(_ANY_NAME),
+        web=INTERNET.web if in_lab else _resolve(host, _ANY_NAME) if connected else None,
         name=INTERNET.name if in_lab else _ANY_NAME,
         host_port=port,
         uplink_port=port + 1,
         lan_answers=in_lab,
+        connected=connected,
         ipv6=False,
         exact=in_lab,
         host_dns=_host_dns(clusters),
@@ -329,10 +332,21 @@ def _free_port(host: Place) -> int:
                 return port
 
 
-def _resolve(name: str) -> IPv4Address | None:
-    with contextlib.suppress(OSError):
-        return IPv4Address(socket.getaddrinfo(name, 80, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
-    return None
+def _replies(host: Place, target: IPv4Address) -> bool:
+    try:
+        return ask(ping(host, target)).replied
+    except NotTested:
+        return False
+
+
+def _resolve(host: Place, name: str) -> IPv4Address | None:
+    """What the host's own resolver says, if it says so at once."""
+    server = resolver.first_nameserver()
+    try:
+        found = () if server is None else ask(dns(host, server, name)).said
+    except NotTested:
+        return None
+    return IPv4Address(found[0]) if found else None
 
 
 def _host_dns(clusters: Iterable[Network]) -> IPv4Address | None:
