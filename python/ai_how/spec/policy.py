@@ -56,11 +56,6 @@ class Firewall:
     expose: tuple[Exposure, ...] = ()
     allow_from: tuple[IPv4Network, ...] = ()
 
-    @property
-    def lets_in(self) -> bool:
-        """Whether anything outside may open a connection to a node."""
-        return bool(self.expose or self.allow_from)
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class Route:
