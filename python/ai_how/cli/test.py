@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,12 +14,17 @@ import typer
 from ai_how.cli.options import Options
 from ai_how.cli.site import ClusterOption, interruptible
 from ai_how.cli.terminal import colourful, note, paint, print_json, say
+from ai_how.errors import AiHowError
+
+#: How many of the packets of a test that fail are followed.
+_FOLLOWED = 8
 
 if TYPE_CHECKING:
     from ai_how.config.load import Document
     from ai_how.host.libvirt import Libvirt
     from ai_how.probe.expectations import Expectation
     from ai_how.probe.judge import Scenario
+    from ai_how.probe.path import PacketPath
     from ai_how.probe.report import Report
     from ai_how.probe.standing import Standing
 
@@ -122,13 +127,31 @@ def try_clusters(
             wanted = promises.whole(stands.parties, stands.strangers, stands.around, everybody=everybody)
         tried = chosen(wanted.expectations, only) if only else list(wanted.expectations)
         found = run(tried, stands.spots, display.answered, display.judged, attempts=attempts)
+        paths = _paths(libvirt, found, stands)
         if failed is not None and any(each.result is Result.FAILED for each in found.values()):
             display.close()
             failed(stands)
     # What the chosen ones rest on is told of where it fails; else only what was asked for is.
     shown = set(tried)
     kept = {each: found[each] for each in found if each in shown or not only or found[each].result is Result.FAILED}
-    return Report(kept, time.monotonic() - begin, wanted.left_out)
+    return Report(kept, time.monotonic() - begin, wanted.left_out, paths)
+
+
+def _paths(libvirt: Libvirt, found: Mapping[Expectation, Scenario], stands: Standing) -> dict[Expectation, PacketPath]:
+    """How the packets of what failed go, sent once more and followed; of the first ones, which the others resemble."""
+    from ai_how.probe.explain import Scene, explain
+    from ai_how.probe.judge import Result
+    from ai_how.providers import network as networks
+
+    failed = [each for each, scenario in found.items() if scenario.result is Result.FAILED][:_FOLLOWED]
+    scene = Scene(networks=tuple(networks.observe_all(libvirt))) if failed else None
+    paths = {}
+    for each in failed:
+        with suppress(AiHowError):  # it cannot be followed here; that it failed is known
+            path = explain(stands.spots[each.frm], each.action, scene)
+            if path.hops:
+                paths[each] = path
+    return paths
 
 
 def show(report: Report) -> None:
@@ -139,6 +162,11 @@ def show(report: Report) -> None:
         promised = "shall pass" if expectation.expect == "pass" else "shall not pass"
         say(f"{paint('✗', 'red')} {scenario.name}")
         say(f"    {promised} ({expectation.why}): {scenario.detail}")
+        if (path := report.paths.get(expectation)) is not None:
+            for hop in path.hops:
+                say(f"    · {hop.where}: {hop.what}")
+            if path.end is not None:
+                say(f"    ✗ {path.end}")
     reasons: dict[str, list[str]] = {}
     for _, scenario in report.of(Result.SKIPPED):
         reasons.setdefault(scenario.detail, []).append(scenario.name)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
 from ai_how.errors import UsageError
 from ai_how.probe.expectations import Expectation
 from ai_how.probe.judge import Result, Scenario
+from ai_how.probe.path import PacketPath
 
 #: What XML 1.0 cannot hold.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")
@@ -19,11 +20,12 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")
 @dataclass(frozen=True, slots=True)
 class Report:
     """Every scenario with its expectation, in the order of the promises. `seconds` is how long all of it took;
-    `left_out` says what was not tried for its number."""
+    `left_out` says what was not tried for its number; `paths` are those of packets of failed scenarios."""
 
     scenarios: Mapping[Expectation, Scenario]
     seconds: float
     left_out: str = ""
+    paths: Mapping[Expectation, PacketPath] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
@@ -42,7 +44,13 @@ class Report:
         """For programs."""
         counts = {each.value: self.count(each) for each in Result}
         left_out = {"left_out": self.left_out} if self.left_out else {}
-        return {**counts, **left_out, "scenarios": [each.to_json() for each in self.scenarios.values()]}
+        return {**counts, **left_out, "scenarios": [self._to_json(*each) for each in self.scenarios.items()]}
+
+    def _to_json(self, expectation: Expectation, scenario: Scenario) -> dict[str, Any]:
+        data = scenario.to_json()
+        if (path := self.paths.get(expectation)) is not None:
+            data["detail"] += f"; {path}"
+        return data
 
     def to_junit(self, suite: str) -> str:
         """For CI systems: JUnit's XML, one test case for each scenario."""
@@ -61,7 +69,7 @@ class Report:
             )
             case.set("time", f"{scenario.ms / 1000:.3f}")
             if scenario.result is Result.FAILED:
-                said = f"expected: {each.expect} ({each.why})"
+                said = f"expected: {each.expect} ({each.why})\n{self.paths.get(each, '')}"
                 ElementTree.SubElement(case, "failure", message=_plain(scenario.detail)).text = _plain(said)
             elif scenario.result is Result.SKIPPED:
                 ElementTree.SubElement(case, "skipped", message=_plain(scenario.detail))

@@ -241,9 +241,9 @@ def _surroundings(stack: ExitStack, clusters: Sequence[Network], spots: dict[str
     if in_lab:
         place = stack.enter_context(named(INTERNET.namespace))
         spots[LAN] = Spot(place, INTERNET.uplink, stack.enter_context(tap(place, INTERNET.uplink)))
-        stack.enter_context(_ways_in(clusters, around))
+        stack.enter_context(ways_in(clusters, around))
     elif outside:
-        place, address = stack.enter_context(_stand_in_for_lan())
+        place, address = stack.enter_context(stand_in_for_lan())
         around = replace(around, lan=address)
         spots[LAN] = Spot(place, LINK, stack.enter_context(tap(place, LINK)))
     if not in_lab:
@@ -255,7 +255,7 @@ def _surroundings(stack: ExitStack, clusters: Sequence[Network], spots: dict[str
 
 
 @contextmanager
-def _ways_in(clusters: Sequence[Network], around: Outside) -> Iterator[None]:
+def ways_in(clusters: Sequence[Network], around: Outside) -> Iterator[None]:
     """The lab's machine outside knows the way to every cluster: only rules keep it out."""
     routes = [f"{each.subnet} via {around.uplink}" for each in clusters]
 
@@ -272,7 +272,7 @@ def _ways_in(clusters: Sequence[Network], around: Outside) -> Iterator[None]:
 
 
 @contextmanager
-def _stand_in_for_lan() -> Iterator[tuple[Place, IPv4Address]]:
+def stand_in_for_lan() -> Iterator[tuple[Place, IPv4Address]]:
     """A namespace behind a link of the host's, in a network that nobody has: what comes from it comes from outside."""
     taken = [each.network for each in read_routes(list_routes())]
     network = next(each for each in _TESTING.subnets(new_prefix=30) if not any(each.overlaps(other) for other in taken))
