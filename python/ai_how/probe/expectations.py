@@ -225,7 +225,8 @@ class Outside:
 
     `uplink` is the host's address outside, None where it has none; `lan` another machine's there. `host_port` is
     answered on every address of the host, `uplink_port` on `uplink` alone, `node_port` by every node, `lan_port` by
-    that machine. What leaves the host is seen at the place `watch`. `host_dns` is the host's own resolver.
+    that machine. What leaves the host by its uplink is seen at the place `watch`; so would be packets to the addresses
+    `by_uplink`. `host_dns` is the host's own resolver.
 
     In a lab all of it is known. Elsewhere the host may not reach `resolver` itself (`connected`), nodes may not talk to
     the stand-in for that machine (`lan_answers`), nobody gives our bridges IPv6 (`ipv6`), and `name` has whatever
@@ -243,6 +244,7 @@ class Outside:
     uplink_port: int = 7778
     consul: bool = False
     watch: str = LAN
+    by_uplink: frozenset[IPv4Address] = frozenset()
     host_dns: IPv4Address | None = None
     lan_answers: bool = True
     connected: bool = True
@@ -535,11 +537,7 @@ def _unknown(a: Side, b: Side, name: str, kind: str, around: Outside) -> Iterato
     sender, gateway, to = _first(a), a.network.gateway, f"names of {b.name}"
     if a.name == b.name or peers(a, b):
         yield Expectation(sender.name, to, Question(gateway, name, kind, ()), Expect.PASS, "unknown names are denied")
-    missing = "" if around.uplink else "the host has no uplink"
-    asked = Leaving(gateway, f"asked-by-{a.name}.test", "A")
-    control = Expectation(
-        sender.name, "internet", asked, Expect.PASS, "the gateway forwards", watched=around.watch, missing=missing
-    )
+    control = seen_outside(a, around)
     why = "names of our zones never leave the host"
     yield Expectation(
         sender.name,
@@ -549,7 +547,7 @@ def _unknown(a: Side, b: Side, name: str, kind: str, around: Outside) -> Iterato
         why,
         (control,),
         watched=around.watch,
-        missing=missing,
+        missing=control.missing,
     )
 
 
@@ -577,6 +575,61 @@ def able(a: Side, around: Outside) -> Expectation:
     if around.connected and leaves(a, around.resolver):
         return way_out(a, around)
     return Expectation(_first(a).name, _gateway_of(a), Ping(a.network.gateway), Expect.PASS, "its own gateway")
+
+
+def seen_outside(a: Side, around: Outside) -> Expectation:
+    """What leaves the host is seen."""
+    if a.network.gateway_answers_dns:
+        asked = Leaving(gateway, f"asked-by-{a.name}.test", "A")
+        why = "the gateway forwards"
+        control = Expectation(sender.name, "internet", asked, Expect.PASS, why, watched=around.watch, missing=missing)
+    else:  # it sends nobody's questions anywhere, and is there
+        control = Expectation(sender.name, _gateway_of(a), _served(a)[0], Expect.PASS, "its own gateway")
+    why = "names of our zones never leave the host"
+    yield Expectation(
+        sender.name,
+        to,
+        Leaving(gateway, name, kind),
+        Expect.DENY,
+        why,
+        (control,),
+        watched=around.watch,
+        missing=control.missing,
+    )
+
+
+def _passes(sender: Node, target: Node, action: Action, why: str, *, watched: bool = False) -> Expectation:
+    return Expectation(sender.name, target.name, action, Expect.PASS, why, watched=target.name if watched else None)
+
+
+def _denied(
+    sender: Node, target: Node, action: Action, why: str, *controls: Expectation, watched: bool = False
+) -> Expectation:
+    place = target.name if watched else None
+    return Expectation(sender.name, target.name, action, Expect.DENY, why, controls, watched=place)
+
+
+def _neighbourly(cluster: Side, action: Action) -> Expectation:
+    """The same, by another node of the cluster: the target is there and answers, and what watches it sees that."""
+    target, neighbour = _pair(cluster)
+    if isinstance(action, Talk):
+        action = Talk(action.to, action.port, _ip(neighbour))
+    return _passes(neighbour, target, action, "it is one network", watched=True)
+
+
+def able(a: Side, around: Outside) -> Expectation:
+    """The sender does send, beyond its own link where it may."""
+    if around.connected and leaves(a, around.resolver):
+        return way_out(a, around)
+    return Expectation(_first(a).name, _gateway_of(a), Ping(a.network.gateway), Expect.PASS, "its own gateway")
+
+
+def seen_outside(a: Side, around: Outside) -> Expectation:
+    """What leaves the host is seen."""
+    asked = Leaving(a.network.gateway, f"asked-by-{a.name}.test", "A")
+    missing = "" if around.uplink else "the host has no uplink"
+    why = "the gateway forwards"
+    return Expectation(_first(a).name, "internet", asked, Expect.PASS, why, watched=around.watch, missing=missing)
 
 
 def way_out(a: Side, around: Outside) -> Expectation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from ai_how.config.terms import Protocol
 from ai_how.probe.expectations import (
@@ -28,11 +28,12 @@ from ai_how.probe.expectations import (
     cell,
     leaves,
     peers,
+    seen_outside,
     told_servers,
     way_out,
 )
 from ai_how.spec.neighbours import SOCIAL
-from ai_how.spec.network import DnsMode
+from ai_how.spec.network import DnsMode, Network
 from ai_how.spec.node import Node
 from ai_how.spec.policy import Exposure, Port
 
@@ -100,6 +101,8 @@ def whole(
                     if each.expect is Expect.PASS or _denies(column, a, other):
                         found[each] = None
         found |= dict.fromkeys(_exposed(party, around))
+        found |= dict.fromkeys(_opened(a))
+        found |= dict.fromkeys(_blocked(a, around))
         found |= dict.fromkeys(_of_strangers(a, strangers, around))
     return Promises(tuple(found), _left_out(parties, None if everybody else _WHOLE))
 
@@ -130,6 +133,7 @@ def _of_nodes(party: Party, around: Outside, most: int | None) -> Iterator[Expec
     mtu = network.mtu or _MTU
     dns = told_servers(network)
     yield _expect(a, f"gateway of {a.name}", Sized(network.gateway, mtu), "the network's MTU")
+    yield _expect(a, f"gateway of {a.name}", Owner(network.gateway, network.mac), "it is the gateway's address")
     for each in party.members[:most]:
         node, ip = each.node, each.ip
         sender = next((other for other in a.nodes if other.name != node.name), a.nodes[0])
@@ -139,10 +143,9 @@ def _of_nodes(party: Party, around: Outside, most: int | None) -> Iterator[Expec
         elif each.runs:
             where = ip or network.gateway
             missing = "" if ip else "it has no lease"
-            owner = Owner(where, node.mac)
-            yield Expectation(sender.name, node.name, owner, Expect.PASS, "it is its address", missing=missing)
             yield Expectation(sender.name, node.name, Ping(where), Expect.PASS, _OWN_NETWORK, missing=missing)
         if ip is not None and (each.stands or each.runs) and sender.name != node.name:
+            yield Expectation(sender.name, node.name, Owner(ip, node.mac), Expect.PASS, "it is its address")
             yield Expectation(sender.name, node.name, Sized(ip, mtu), Expect.PASS, "the network's MTU")
         if node.ip is not None:
             full = f"{node.name}.{network.domain}"
@@ -174,6 +177,38 @@ def _exposure(a: Side, each: Exposure, member: Member | None, around: Outside, m
     inside = Talk(each.ip, Port(each.host.protocol, each.node_port))
     needs = (_expect(a, each.node, inside, "its own service"),) if runs else ()
     return Expectation(LAN, each.node, action, Expect.PASS, "expose says so", missing=missing, needs=needs)
+
+
+def _opened(a: Side) -> Iterator[Expectation]:
+    """Ports of the host that nodes may use."""
+    to = f"gateway of {a.name}"
+    for port in a.network.policy.firewall.allow_host_ports:
+        action = Talk(a.network.gateway, port)
+        itself = Expectation(HOST, to, action, Expect.PASS, "it is the host's own service")
+        yield _expect(a, to, action, "allow_host_ports says so", needs=(itself,))
+
+
+def _blocked(a: Side, around: Outside) -> Iterator[Expectation]:
+    """Networks that nodes may not reach: whether anybody answers there or not, nothing leaves for them."""
+    controls = (seen_outside(a, around), able(a, around))
+    for network, address in blocked_targets(a.network):
+        missing = "" if address in around.by_uplink else "it is not behind the uplink, where it would be seen"
+        yield Expectation(
+            a.nodes[0].name,
+            str(network),
+            Ping(address),
+            Expect.DENY,
+            "block_networks says so",
+            controls,
+            watched=around.watch,
+            missing=missing,
+        )
+
+
+def blocked_targets(network: Network) -> list[tuple[IPv4Network, IPv4Address]]:
+    """An address in each network that nodes may not reach."""
+    blocked = network.policy.firewall.block_networks
+    return [(each, next(each.hosts(), each.network_address)) for each in blocked]
 
 
 def _of_strangers(a: Side, strangers: Iterable[Stranger], around: Outside) -> Iterator[Expectation]:

@@ -24,14 +24,14 @@ from ai_how.host import consul, resolver
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.memory import is_root
 from ai_how.host.process import output
-from ai_how.host.routes import find_way, list_routes, read_routes
+from ai_how.host.routes import Way, find_way, list_routes, read_routes
 from ai_how.lab import INTERNET, has_internet
 from ai_how.probe.dhcp import Lease
 from ai_how.probe.endpoint import LINK, Endpoint, endpoint
 from ai_how.probe.expectations import HOST, LAN, Outside, Side
 from ai_how.probe.packets import NotTested, arp, ask, dns, ping
 from ai_how.probe.place import Place, here, named, new
-from ai_how.probe.promises import UPLINK, Member, Party, Stranger
+from ai_how.probe.promises import UPLINK, Member, Party, Stranger, blocked_targets
 from ai_how.probe.responder import Responder, tap
 from ai_how.probe.run import Spot
 from ai_how.providers import domain as domains
@@ -237,6 +237,7 @@ def _surroundings(stack: ExitStack, clusters: Sequence[Network], spots: dict[str
         ipv6=False,
         exact=in_lab,
         host_dns=_host_dns(clusters),
+        by_uplink=frozenset(_by_uplink(clusters, way)),
     )
     if in_lab:
         place = stack.enter_context(named(INTERNET.namespace))
@@ -252,6 +253,14 @@ def _surroundings(stack: ExitStack, clusters: Sequence[Network], spots: dict[str
             seen = stack.enter_context(tap(spots[HOST].place, way.link, outgoing=True))
             spots[UPLINK] = Spot(spots[HOST].place, way.link, seen)
     return around
+
+
+def _by_uplink(clusters: Iterable[Network], uplink: Way | None) -> Iterator[IPv4Address]:
+    """Of what nodes may not reach, what would leave by this link."""
+    for _, address in (each for network in clusters for each in blocked_targets(network)):
+        way = find_way(address)
+        if way is not None and uplink is not None and way.link == uplink.link:
+            yield address
 
 
 @contextmanager
