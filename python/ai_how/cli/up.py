@@ -153,7 +153,12 @@ def _wanted(
     plan = read_plan(config, options.connect)
     if plan is None:
         document = load_file(config)
-        return document, [spec.key for spec in specs_of(document, cluster)], {}, start
+        keys = [spec.key for spec in specs_of(document, cluster)]
+        if len(keys) > 1:
+            with Libvirt(options.connect) as libvirt:
+                # Before the first is changed: what stands against a later one must not leave half of the file done.
+                foresee(libvirt, document, keys, start=start, progress=silent)
+        return document, keys, {}, start
     if plan.start and not start:
         raise UsageError(
             f"{config} is a plan that starts nodes",

@@ -352,6 +352,22 @@ def test_file_with_two_clusters_brings_up_both_or_the_one_that_is_named(
     assert ai_how("destroy", path, "--yes").returncode == 0
 
 
+def test_what_stands_against_the_last_cluster_of_a_file_keeps_the_first_as_it_is(
+    ai_how: AiHow, configuration: Callable[..., dict[str, Any]], folder: Path, refused: Refused
+) -> None:
+    document = configuration(nodes=1)
+    [other] = configuration(nodes=1, name="other", network={"subnet": "10.45.0.0/24"})["clusters"].values()
+    document["clusters"]["second"] = other
+    path = folder / "two.yaml"
+    path.write_text(yaml.safe_dump(document))
+    assert ai_how("up", path, "--no-start").returncode == 0
+    document["clusters"]["hpc"]["network"]["dns_mode"] = "routed"
+    other["controller"] = other["controller"] | {"disk_gb": 0.5}
+    path.write_text(yaml.safe_dump(document))
+    assert "a disk cannot shrink" in refused(3, "up", path, "--no-start")
+    assert ai_how("up", path, "--no-start", "--cluster", "tried").returncode == 0
+
+
 def test_destroy_asks_and_without_a_terminal_wants_yes(ai_how: AiHow, write: Write, refused: Refused) -> None:
     path = write(nodes=1)
     assert ai_how("up", path, "--no-start").returncode == 0
