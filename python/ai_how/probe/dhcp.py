@@ -68,6 +68,9 @@ _WANTED = (
     Option.SEARCH,
 )
 
+#: Seconds from the question in which other servers offer an address, too.
+_OTHERS_WITHIN = 0.15
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -114,7 +117,10 @@ class Lease:
 
 
 def take_lease(sock: socket.socket, link: str, mac: str, *, within: float) -> Lease:
-    """Get a lease over `sock`, an unbound UDP socket in the namespace of `link`. Raises NotReady."""
+    """Get a lease over `sock`, an unbound UDP socket in the namespace of `link`, and hear who else offers one.
+
+    Raises NotReady.
+    """
     _prepare(sock, link)
     begin = time.monotonic()
     deadline = begin + within
@@ -129,7 +135,9 @@ def take_lease(sock: socket.socket, link: str, mac: str, *, within: float) -> Le
     if ack is None or ack.message == Message.NAK:
         why = f"no answer in {within:g} s" if ack is None else "it says no (DHCPNAK)"
         raise NotReady(f"{server} does not give {offer.address} to {mac}", why=why)
-    return read_lease(ack, server, tuple(offers), time.monotonic() - begin)
+    took = time.monotonic() - begin
+    _hear(sock, transaction, offers, begin + _OTHERS_WITHIN)
+    return read_lease(ack, server, tuple(offers), took)
 
 
 def give_back(sock: socket.socket, link: str, mac: str, lease: Lease) -> None:
@@ -235,6 +243,18 @@ def _exchange(
         if reply.message in kinds:
             return reply
     return None
+
+
+def _hear(sock: socket.socket, transaction: bytes, offers: dict[IPv4Address, Reply], deadline: float) -> None:
+    """Note those that are slower to offer than the one that was taken."""
+    while (left := deadline - time.monotonic()) > 0:
+        sock.settimeout(left)
+        try:
+            reply = read_reply(sock.recv(65536))
+        except TimeoutError:
+            return
+        if reply is not None and reply.transaction == transaction and reply.message == Message.OFFER and reply.server:
+            offers.setdefault(reply.server, reply)
 
 
 def _addresses(data: bytes) -> list[IPv4Address]:

@@ -146,6 +146,7 @@ def _of_nodes(party: Party, around: Outside, most: int | None) -> Iterator[Expec
             yield Expectation(sender.name, node.name, Ping(where), Expect.PASS, _OWN_NETWORK, missing=missing)
         if ip is not None and (each.stands or each.runs) and sender.name != node.name:
             yield Expectation(sender.name, node.name, Owner(ip, node.mac), Expect.PASS, "it is its address")
+            yield Expectation(HOST, node.name, Sized(ip, mtu), Expect.PASS, "the host reaches nodes")
             yield Expectation(sender.name, node.name, Sized(ip, mtu), Expect.PASS, "the network's MTU")
         if node.ip is not None:
             full = f"{node.name}.{network.domain}"

@@ -189,5 +189,11 @@ def _compare(want: Leased, spot: Spot) -> Answer:
         ("MTU", want.mtu, lease.mtu),
         ("DHCP servers", (lease.server,), lease.servers),
     )
-    wrong = [f"{name} {got} and not {wanted}" for name, wanted, got in pairs if wanted != got]
+    wrong = [f"{name} {_said(got)} and not {_said(wanted)}" for name, wanted, got in pairs if wanted != got]
     return Answer(not wrong, "; ".join(wrong) or f"{lease.ip} in {lease.took * 1000:.1f} ms", lease.took * 1000)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -242,7 +242,8 @@ def _surroundings(stack: ExitStack, clusters: Sequence[Network], spots: dict[str
     if in_lab:
         place = stack.enter_context(named(INTERNET.namespace))
         spots[LAN] = Spot(place, INTERNET.uplink, stack.enter_context(tap(place, INTERNET.uplink)))
-        stack.enter_context(ways_in(clusters, around))
+        if around.uplink is not None:
+            stack.enter_context(ways_in(clusters, around))
     elif outside:
         place, address = stack.enter_context(stand_in_for_lan())
         around = replace(around, lan=address)
