@@ -58,9 +58,10 @@ def floor(mtu: int) -> Iterator[Floor]:
 def _dns(place: Place) -> Iterator[None]:
     """A dnsmasq there. Where there is none, nobody answers, and the measurement says so."""
     argv = [
-        # It ends with us however we end: the kernel kills it when the thread of its place is gone.
+        # It ends with us however we end: the kernel kills it when the thread of its place is gone, unless it has
+        # another user or group by then (prctl(2), PR_SET_PDEATHSIG).
         *("setpriv", "--pdeathsig", "KILL", "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null"),
-        *("--user=root", "--pid-file=", "--no-hosts", "--no-resolv", "--log-facility=/dev/null"),
+        *("--user=root", "--group=root", "--pid-file=", "--no-hosts", "--no-resolv", "--log-facility=/dev/null"),
         *(f"--listen-address={_FAR.ip}", "--bind-interfaces", f"--host-record={NAME},{_FAR.ip}"),
     ]
     quiet = subprocess.DEVNULL

@@ -22,8 +22,9 @@ from ai_how.probe.place import Place
 #: Seconds that one answer may take; what takes longer is lost.
 WITHIN = 1.0
 
-#: So many lost one after the other are the end of it: nobody answers.
+#: So often one after the other may nothing come until nobody is there. A link that has just been made loses packets.
 _SILENT = 3
+_NO_ANSWER = f"no answer in {_SILENT * WITHIN:g} s"
 
 #: Round trips that are kept of one measurement, so that a long one fits into memory.
 MOST = 100_000
@@ -80,7 +81,6 @@ class Rate:
 
 def latency(place: Place, to: IPv4Address, seconds: float) -> Latency:
     """Echo requests to `to`, each sent when the one before is answered. Raises Unmeasured where nobody answers."""
-    begin = time.monotonic()
     token = secrets.token_bytes(48)
     found: list[float] = []
     lost = silent = sequence = 0
@@ -90,21 +90,22 @@ def latency(place: Place, to: IPv4Address, seconds: float) -> Latency:
         _wait_at_most(sock, WITHIN)
         try:
             sock.connect((str(to), 0))
-            while time.monotonic() - begin < seconds and len(found) < MOST:
+            # The first reply is not counted: it waited for ARP.
+            while silent < _SILENT and _echo(sock, sequence, token) is None:
+                silent += 1
+            begin = time.monotonic()
+            while silent < _SILENT and len(found) < MOST and (not found or time.monotonic() - begin < seconds):
                 sequence = (sequence + 1) % 0x10000
                 took = _echo(sock, sequence, token)
                 if took is None:
                     lost, silent = lost + 1, silent + 1
-                    if silent == _SILENT:
-                        break
-                    continue
-                silent = 0
-                if sequence > 1:  # the first one asked for the hardware address, too
+                else:
+                    silent = 0
                     found.append(took * 1000)
         except OSError as error:
             raise Unmeasured(f"{place.name} cannot ping {to}", why=error.strerror or str(error)) from error
     if not found:
-        raise Unmeasured(f"{to} does not answer {place.name}", why=f"{lost} echo requests without a reply")
+        raise Unmeasured(f"{to} does not answer {place.name}", why=_NO_ANSWER)
     return Latency(tuple(found), lost)
 
 
@@ -117,11 +118,11 @@ def throughput(sender: Place, receiver: Place, to: IPv4Address, seconds: float) 
     ):
         listener.bind((str(to), 0))
         listener.listen(1)
-        outward.settimeout(WITHIN)
+        outward.settimeout(_SILENT * WITHIN)
         try:
             outward.connect((str(to), listener.getsockname()[1]))
         except OSError as error:
-            why = f"no answer in {WITHIN:g} s" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            why = _NO_ANSWER if isinstance(error, TimeoutError) else error.strerror or str(error)
             raise Unmeasured(f"{sender.name} gets no TCP connection to {to}", why=why) from error
         inward, _ = listener.accept()
         arrived = reader.submit(_drain, inward)
@@ -130,7 +131,7 @@ def throughput(sender: Place, receiver: Place, to: IPv4Address, seconds: float) 
         found = arrived.result()
     if not found.amount:
         raise Unmeasured(
-            f"nothing of a TCP connection from {sender.name} arrives at {to}", why="connected, but no data"
+            f"nothing comes over a TCP connection from {sender.name} to {to}", why="connected, but no data"
         )
     return found
 
@@ -139,13 +140,13 @@ def questions(place: Place, server: IPv4Address, name: str, seconds: float) -> R
     """Answers of the DNS server `server` to questions for the address of `name`. Raises Unmeasured."""
     question = name_in_query(name) + struct.pack(">HH", _TYPE_A, _CLASS_IN)
     waiting: set[int] = set()
-    answered, lost, number = 0, 0, secrets.randbelow(0x10000)
+    answered, lost, silent, number = 0, 0, 0, secrets.randbelow(0x10000)
     with place.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         _wait_at_most(sock, WITHIN)
         try:
             sock.connect((str(server), _DNS_PORT))
             begin = last = time.monotonic()
-            while (more := time.monotonic() - begin < seconds) or waiting:
+            while (more := not answered or time.monotonic() - begin < seconds) or waiting:
                 while more and len(waiting) < _WINDOW:
                     number = (number + 1) % 0x10000
                     sock.send(struct.pack(">6H", number, _RECURSION, 1, 0, 0, 0) + question)
@@ -153,22 +154,22 @@ def questions(place: Place, server: IPv4Address, name: str, seconds: float) -> R
                 try:
                     data = sock.recv(512)
                 except BlockingIOError:
-                    lost += len(waiting)
+                    lost, silent = lost + len(waiting), silent + 1
                     waiting.clear()
-                    if not answered:
+                    if silent == _SILENT:
                         break
                     continue
-                this, flags = struct.unpack_from(">HH", data)
+                this, flags = struct.unpack(">HH", data[:4].ljust(4, b"\0"))
                 if this in waiting:
                     waiting.remove(this)
                     if flags & 15 not in _ANSWERS:
                         raise Unmeasured(f"{server} does not tell {place.name} about {name}", why=f"code {flags & 15}")
-                    answered += 1
+                    answered, silent = answered + 1, 0
                     last = time.monotonic()
         except OSError as error:
             raise Unmeasured(f"{place.name} cannot ask {server}", why=error.strerror or str(error)) from error
     if not answered:
-        raise Unmeasured(f"{server} answers no question of {place.name}", why=f"no answer in {WITHIN:g} s")
+        raise Unmeasured(f"{server} answers no question of {place.name}", why=_NO_ANSWER)
     return Rate(answered, last - begin, lost)
 
 

@@ -17,18 +17,15 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Generic, TypeVar
 
-from ai_how.engine.wait import leases
 from ai_how.errors import CommandFailed, NotReady, PrivilegeError, UsageError, some
 from ai_how.host import agent
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.lock import held
 from ai_how.host.memory import is_root
 from ai_how.probe.endpoint import Endpoint, endpoint
+from ai_how.probe.ends import Inhabitants, Machine, inhabitants
 from ai_how.probe.floor import NAME, floor
 from ai_how.probe.measure import MOST, Latency, Rate, Unmeasured, latency, questions, throughput
-from ai_how.providers import domain as domains
-from ai_how.providers import network as networks
-from ai_how.resources.domain import Domain
 from ai_how.resources.network import VirtualNetwork
 
 #: Seconds that each measurement takes, here and once more on the floor.
@@ -37,7 +34,7 @@ SECONDS = 2.0
 PERCENTS = (50, 90, 99)
 
 #: Both are measured in turns: what else the host does in the meantime meets both.
-_ROUNDS = 2
+_ROUNDS = 4
 
 _DEFAULT_MTU = 1500
 
@@ -56,12 +53,17 @@ class End:
 
     name: str
     network: VirtualNetwork
-    node: Domain | None = None
+    node: Machine | None = None
 
     @property
     def runs(self) -> bool:
         """Whether it is a machine at work."""
         return self.node is not None and self.node.running
+
+    @property
+    def is_itself(self) -> bool:
+        """Whether its endpoint is the node."""
+        return self.node is not None and not self.node.running
 
     @property
     def stood_for(self) -> str:
@@ -123,30 +125,24 @@ class Performance:
         }
 
 
-def find_end(word: str, nodes: Sequence[Domain], nets: Sequence[VirtualNetwork]) -> End:
+def find_end(known: Inhabitants, word: str) -> End:
     """What `word` means: a node by its name or the end of it, or a cluster.
 
     Raises UsageError where it fits none or several, NotReady where the cluster's network is not at work.
     """
-    by_name = {each.name: each for each in nodes}
-    by_cluster = {each.cluster: each for each in nets if each.cluster}
-    fitting = [word] if word in by_name else [name for name in by_name if name.endswith(f"-{word}")]
-    if len(fitting) > 1 and word not in by_cluster:
-        raise UsageError(f"{word} fits several nodes", why=some(sorted(fitting)), remedy="Give the whole name.")
-    if not fitting and word not in by_cluster:
-        there = [*by_name, *by_cluster]
+    node = None if word in known.clusters and word not in known.machines else known.machine(word)
+    if node is None and word not in known.clusters:
+        there = [*known.machines, *known.clusters]
         near = difflib.get_close_matches(word, there, n=1)
         raise UsageError(
             f"there is no node and no cluster {word} on this host",
             why=f"it has {some(sorted(there), 10)}" if there else "ai-how has made none here",
             remedy=f"Did you mean {near[0]}?" if near else "ai-how status lists them.",
         )
-    node = None if word in by_cluster and word not in by_name else by_name[fitting[0]]
-    network = by_cluster.get(word if node is None else node.cluster)
-    if network is None or not network.active:
-        cluster = word if node is None else node.cluster
+    network = known.clusters[word] if node is None else node.network
+    if not network.active:
         raise NotReady(
-            f"nothing can be measured in cluster {cluster}",
+            f"nothing can be measured in cluster {network.cluster}",
             why="its network is not active",
             remedy="Start it: ai-how up CONFIG --no-start",
         )
@@ -165,16 +161,16 @@ def measure(libvirt: Libvirt, frm: str, to: str, seconds: float = SECONDS, told:
             why="packets are sent from network namespaces with links on the cluster's bridge",
             remedy="Run the same as root.",
         )
-    nodes, nets = domains.observe_all(libvirt), networks.observe_all(libvirt)
-    a, b = find_end(frm, nodes, nets), find_end(to, nodes, nets)
+    known = inhabitants(libvirt)
+    a, b = find_end(known, frm), find_end(known, to)
     if a.node is not None and a.name == b.name:
         raise UsageError(
             f"{a.name} cannot be measured against itself",
-            remedy=f"Name another node, or the cluster for a stand-in there: ai-how perf {a.name} {a.node.cluster}",
+            remedy=f"Name another node, or the cluster for a stand-in there: ai-how perf {a.name} {a.network.cluster}",
         )
     with ExitStack() as stack:
         # While an endpoint is the node, nobody may start its machine.
-        for cluster in sorted({each.node.cluster for each in (a, b) if each.node is not None and not each.runs}):
+        for cluster in sorted({each.network.cluster for each in (a, b) if each.is_itself}):
             stack.enter_context(held(libvirt.uri, cluster))
         told("taking leases", 0, 2)
         near = stack.enter_context(_standing(a))
@@ -183,7 +179,7 @@ def measure(libvirt: Libvirt, frm: str, to: str, seconds: float = SECONDS, told:
         below = stack.enter_context(floor(near.lease.mtu or _DEFAULT_MTU))
         told("taking leases", 2, 2)
 
-        target = _address(libvirt, b) if b.runs else far.ip
+        target = _address(b, far)
         inside = a.runs and agent.answers(libvirt, a.name)
         return Performance(
             a.name,
@@ -222,8 +218,7 @@ def measure(libvirt: Libvirt, frm: str, to: str, seconds: float = SECONDS, told:
 @contextmanager
 def _standing(end: End) -> Iterator[Endpoint]:
     """Its endpoint: the node itself, or a stand-in. Raises NotReady."""
-    own = end.node is not None and not end.runs
-    mac = end.node.mac if end.node is not None and own else f"52:54:00:{secrets.token_bytes(3).hex(':')}"
+    mac = end.node.mac if end.node is not None and end.is_itself else f"52:54:00:{secrets.token_bytes(3).hex(':')}"
     with ExitStack() as stack:
         try:
             made = stack.enter_context(endpoint(end.network.bridge, mac, name=end.stood_for))
@@ -231,7 +226,7 @@ def _standing(end: End) -> Iterator[Endpoint]:
             network = end.network
             raise NotReady(
                 f"no lease for {end.stood_for}",
-                why=error.why if own else f"{error.why}; an address of {_ranges(network)} must be free",
+                why=error.why if end.is_itself else f"{error.why}; an address of {_ranges(network)} must be free",
                 remedy=f"See who has them: ai-how leases {network.cluster}. Does its DHCP server answer? "
                 f"ai-how status {network.cluster}",
             ) from error
@@ -242,15 +237,13 @@ def _ranges(network: VirtualNetwork) -> str:
     return ", ".join(f"{first} to {last}" for first, last in network.dhcp_ranges) or "no range"
 
 
-def _address(libvirt: Libvirt, end: End) -> IPv4Address:
-    """Where the machine answers: its reservation, or its lease. Raises NotReady."""
-    mac = "" if end.node is None else end.node.mac
-    reserved = (each.ip for each in end.network.reservations if each.mac == mac)
-    leased = (each.ip for each in leases(libvirt, end.network.name) if each.mac == mac)
-    found = next(reserved, None) or next(leased, None)
-    if found is None:
+def _address(end: End, endpoint_: Endpoint) -> IPv4Address:
+    """Where pings go: to the machine where it runs. Raises NotReady where it has no address."""
+    if end.node is None or not end.runs:
+        return endpoint_.ip
+    if end.node.ip is None:
         raise NotReady(f"{end.name} has no address", why="DHCP has given it none", remedy="Wait: ai-how up CONFIG")
-    return found
+    return end.node.ip
 
 
 def _a_name(end: End) -> str:
