@@ -44,7 +44,7 @@ VERBS = {
     "confirm": Verb("confirm:confirm", "Keep a change that was made with `up --confirm-within`, or undo it at once."),
     "test": Verb(
         "test:prove",
-        "Send packets, and say whether the network does what the configuration promises, the forbidden included.",
+        "Send packets, and say whether the network does what the configuration promises.",
     ),
     "perf": Verb(
         "perf:perf",

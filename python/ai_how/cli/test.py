@@ -55,9 +55,9 @@ def prove(
         Path | None, typer.Option(metavar="FILE", help="Write JUnit's XML to FILE, too.", show_default=False)
     ] = None,
 ) -> int:
-    """Send packets, and say whether the network does what the configuration promises, the forbidden included.
+    """Send packets, and say whether the network does what the configuration promises.
 
-    The clusters must be up. Nodes whose machines are off are stood for by endpoints with their addresses; beside
+    What is forbidden is tried, too. The clusters must be up. Nodes whose machines are off are stood for by endpoints with their addresses; beside
     machines that run, stand-ins with addresses of the DHCP range send. Exit code 1 where anything fails. Needs root.
     """
     from ai_how.config.load import load_file
