@@ -63,7 +63,7 @@ VERBS = {
     "gc": Verb("gc:gc", "List what is left of clusters that are not there any more; with --yes remove it."),
     "why-not": Verb(
         "why_not:why_not",
-        "Send a packet, follow it, and name the rule or the missing thing that stops it, and what would let it pass.",
+        "Send a packet, follow it, and name the rule or the missing thing that stops it.",
     ),
     "console": Verb("console:console", "Open the serial console of a node; leave it with Ctrl+]."),
     "lab": Verb("lab:lab_app", "A sealed place to try things in, with its own libvirt."),

@@ -34,7 +34,7 @@ def why_not(
         ),
     ],
 ) -> int:
-    """Send a packet, follow it, and name the rule or the missing thing that stops it, and what would let it pass.
+    """Send a packet, follow it, and name the rule or the missing thing that stops it.
 
     Exit code 0 where it passes, and how; 1 where it does not. Needs root: the kernel shows its rules at work to nobody
     else. Nothing of it is left afterwards.
