@@ -37,9 +37,7 @@ class Verb(NamedTuple):
 VERBS = {
     "validate": Verb("validate:validate", "Check a configuration and say everything that is wrong with it."),
     "schema": Verb("schema:schema", "Print the JSON Schema of the configuration, for editors."),
-    "plan": Verb(
-        "plan:plan", "Show what `up` would create, change and remove, why, what it costs, and whom it disturbs."
-    ),
+    "plan": Verb("plan:plan", "Show what `up` would create, change and remove, why, and whom it disturbs."),
     "up": Verb("up:up", "Bring clusters up as configured, and wait until every node has its address."),
     "confirm": Verb("confirm:confirm", "Keep a change that was made with `up --confirm-within`, or undo it at once."),
     "test": Verb(
@@ -48,11 +46,11 @@ VERBS = {
     ),
     "perf": Verb(
         "perf:perf",
-        "Measure latency, TCP throughput and DNS between two nodes, beside the best that this host can do.",
+        "Measure latency, throughput and DNS between two nodes, beside the host's best.",
     ),
     "rehearse": Verb(
         "rehearse:rehearse",
-        "Bring a configuration up in a lab, test it there with packets, and show the plan for this host.",
+        "Test a configuration with packets in a lab, and show the plan for this host.",
     ),
     "status": Verb("status:status", "Show the network and the nodes of clusters, with their leases."),
     "leases": Verb("leases:leases", "List the DHCP leases of clusters, also those of strangers on their networks."),

@@ -28,7 +28,7 @@ def perf(
         str, typer.Option("--seconds", metavar="TIME", help="How long each of the three is measured: 0.5, 2s, 1m.")
     ] = "2",
 ) -> int:
-    """Measure latency, TCP throughput and DNS between two nodes, beside the best that this host can do.
+    """Measure latency, throughput and DNS between two nodes, beside the host's best.
 
     The floor is measured in the same run: two bare namespaces on a bare bridge. Exit code 1 where one of the three
     could not be measured. Needs root.

@@ -30,7 +30,7 @@ def plan(
     ] = None,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 where there is something to do.")] = False,
 ) -> int:
-    """Show what `up` would create, change and remove, why, what it costs, and whom it disturbs.
+    """Show what `up` would create, change and remove, why, and whom it disturbs.
 
     Nothing is changed.
     """

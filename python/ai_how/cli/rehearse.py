@@ -26,7 +26,7 @@ def rehearse(
     quick: Annotated[bool, typer.Option("--quick", help="Only what most often breaks.")] = False,
     here: Annotated[Path | None, typer.Option("--here", hidden=True, help="This lab is the one.")] = None,
 ) -> int:
-    """Bring a configuration up in a lab, test it there with packets, and show the plan for this host.
+    """Test a configuration with packets in a lab, and show the plan for this host.
 
     Endpoints stand in for the machines; the host is only read, for the plan. Exit code 1 where the network would not do
     what the configuration promises. Needs root.
