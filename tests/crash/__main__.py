@@ -63,7 +63,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 class _Line:
-    """The progress: one line, written over again on a terminal, every half minute elsewhere; one for each point not survived."""
+    """The progress: one line, over again on a terminal, each half minute elsewhere; one for each point not survived."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
