@@ -79,8 +79,8 @@ def show(found: Performance) -> None:
             say(f"  {paint('no floor:', 'yellow')} {each.floor_why}")
     for remark in found.notes:
         note(remark)
-    if not found.whole:
-        note(f"ai-how why-not {found.frm} {found.to} says where packets stop")
+    if found.unanswered:
+        note(f"where packets stop: ai-how why-not {found.frm} {found.unanswered}")
 
 
 def _row(what: str, here: float | None, floor: float | None, words: Callable[[float], str]) -> tuple[str | None, ...]:

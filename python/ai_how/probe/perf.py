@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any, Generic, TypeVar
 
@@ -87,7 +87,10 @@ class Measured(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Performance:
-    """What was measured between two ends; `notes` say what stands between these figures and the machines'."""
+    """What was measured between two ends; `notes` say what stands between these figures and the machines'.
+
+    `unanswered` is whom `why-not` should follow packets to, empty where everybody answered or a stand-in did not.
+    """
 
     frm: str
     to: str
@@ -96,6 +99,7 @@ class Performance:
     tcp: Measured[Rate]
     dns: Measured[Rate]
     notes: tuple[str, ...] = ()
+    unanswered: str = ""
 
     @property
     def whole(self) -> bool:
@@ -181,7 +185,7 @@ def measure(libvirt: Libvirt, frm: str, to: str, seconds: float = SECONDS, told:
 
         target = _address(b, far)
         inside = a.runs and agent.answers(libvirt, a.name)
-        return Performance(
+        found = Performance(
             a.name,
             b.name,
             seconds,
@@ -213,6 +217,9 @@ def measure(libvirt: Libvirt, frm: str, to: str, seconds: float = SECONDS, told:
             ),
             notes=tuple(_notes(a, near, b, far, inside=inside)),
         )
+        if (found.latency.why or found.tcp.why) and b.node is not None:
+            return replace(found, unanswered=b.name)
+        return replace(found, unanswered="gateway:53/udp" if found.dns.why else "")
 
 
 @contextmanager

@@ -144,6 +144,23 @@ def test_nothing_of_the_host_is_otherwise_afterwards(ai_how: AiHow, tried: Path,
     until(lambda: differences(before, look_at_host(parts)) == [])
 
 
+def test_a_gateway_that_does_not_answer_is_no_zero(ai_how: AiHow, tried: Path, nothing_left: None) -> None:
+    rule = 'insert rule inet ai_how to_host udp dport 53 drop comment "broken"'
+    subprocess.run(["nft", rule], check=True)
+    try:
+        ran = ai_how("perf", CONTROLLER, COMPUTE, *BRIEF)
+    finally:
+        listed = subprocess.run(
+            ["nft", "-a", "list", "chain", "inet", "ai_how", "to_host"], check=True, capture_output=True, text=True
+        )
+        handle = next(line.split()[-1] for line in listed.stdout.splitlines() if "broken" in line)
+        subprocess.run(["nft", "delete", "rule", "inet", "ai_how", "to_host", "handle", handle], check=True)
+    assert ran.returncode == 1
+    assert "not measured: 10.44.0.1 answers no question of tried-controller" in ran.stdout
+    assert "ai-how why-not tried-controller gateway:53/udp" in ran.stderr
+    assert ai_how("perf", CONTROLLER, COMPUTE, *BRIEF).returncode == 0
+
+
 @contextmanager
 def under_way(virsh: Virsh, *words: str) -> Iterator[subprocess.Popen[str]]:
     """`ai-how perf` at its measurements, with everything in place."""
@@ -263,7 +280,8 @@ def test_what_the_modes_deny_is_named_and_the_rest_is_measured(
         assert found["tcp_bits_per_second"]["floor"] > 0
         assert found["dns_queries_per_second"]["measured"] > 0
         said = ai_how("perf", CONTROLLER, "other-controller", *BRIEF)
-        assert "ai-how why-not tried-controller other-controller" in said.stderr
+        assert "where packets stop: ai-how why-not tried-controller other-controller" in said.stderr
+        assert said.stdout.count("not measured:") == 2
 
 
 @pytest.fixture(scope="module")
