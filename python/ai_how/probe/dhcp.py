@@ -69,7 +69,7 @@ _WANTED = (
 )
 
 #: Seconds from the question in which other servers offer an address, too.
-_OTHERS_WITHIN = 0.15
+_OTHERS_WITHIN = 0.25
 
 
 @dataclass(frozen=True, slots=True)

@@ -430,12 +430,26 @@ def _internet(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
         else:
             why = "egress and block_networks do not let it out"
             yield Expectation(sender.name, to, action, Expect.DENY, why, (near,))
-    if net.gateway_answers_dns:
+    if forwards(net):
         known = around.exact and around.web is not None
         asked: Action = Resolves(net.gateway, around.name)
         if known:
             asked = Question(net.gateway, around.name, "A", (str(around.web),))
         yield Expectation(sender.name, "internet", asked, Expect.PASS, "the gateway forwards", needs=itself)
+    elif net.gateway_answers_dns:
+        asked = Leaving(net.gateway, f"asked-by-{a.name}.test", "A")
+        control = seen_outside(a, around)
+        why = "it forwards to nobody"
+        yield Expectation(
+            sender.name,
+            "internet",
+            asked,
+            Expect.DENY,
+            why,
+            (control,),
+            watched=around.watch,
+            missing=control.missing,
+        )
     if a.name != b.name and around.lan_answers and leaves(a, around.lan):
         forged = Forgery(_ip(_first(b)), around.lan)
         seen_by_tap = Expectation(sender.name, LAN, Ping(around.lan), Expect.PASS, "the way out is open", watched=LAN)
@@ -581,12 +595,12 @@ def seen_outside(a: Side, around: Outside) -> Expectation:
     """What leaves the host is seen: a question that the gateway forwards, or a ping where it forwards none."""
     missing = "" if around.uplink else "the host has no uplink"
     action: Action = Leaving(a.network.gateway, f"asked-by-{a.name}.test", "A")
-    why = "the gateway forwards"
-    if not a.network.gateway_answers_dns:
-        action, why = Ping(around.resolver), "the way out is open"
+    to, why = "internet", "the gateway forwards"
+    if not forwards(a.network):
+        to, action, why = "outside", Ping(around.resolver), "the way out is open"
         if not leaves(a, around.resolver):
             missing = "nothing of it may leave"
-    return Expectation(_first(a).name, "internet", action, Expect.PASS, why, watched=around.watch, missing=missing)
+    return Expectation(_first(a).name, to, action, Expect.PASS, why, watched=around.watch, missing=missing)
 
 
 def way_out(a: Side, around: Outside) -> Expectation:
@@ -639,6 +653,11 @@ def _ip(node: Node) -> IPv4Address:
     if node.ip is None:
         raise ValueError(f"{node.name} has no fixed address")
     return node.ip
+
+
+def forwards(network: Network) -> bool:
+    """Whether its gateway asks others for names that it does not know."""
+    return network.gateway_answers_dns and bool(network.forwarders)
 
 
 def told_servers(network: Network) -> tuple[IPv4Address, ...]:

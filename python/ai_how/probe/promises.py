@@ -24,8 +24,10 @@ from ai_how.probe.expectations import (
     Side,
     Sized,
     Talk,
+    WhoHas,
     able,
     cell,
+    forwards,
     leaves,
     peers,
     seen_outside,
@@ -97,9 +99,11 @@ def whole(
         found |= dict.fromkeys(_of_nodes(party, around, None if everybody else _WHOLE))
         for other in (a, *(each.side for each in parties if each is not party)):
             for column in Column:
-                for each in cell(column, a, other, around, opened):
-                    if each.expect is Expect.PASS or _denies(column, a, other):
-                        found[each] = None
+                found |= dict.fromkeys(
+                    each
+                    for each in cell(column, a, other, around, opened)
+                    if not _is_known(each, party) and (each.expect is Expect.PASS or _denies(each, column, a, other))
+                )
         found |= dict.fromkeys(_exposed(party, around))
         found |= dict.fromkeys(_opened(a))
         found |= dict.fromkeys(_blocked(a, around))
@@ -116,7 +120,7 @@ def quick(parties: Sequence[Party], strangers: Iterable[Stranger], around: Outsi
         found[_expect(a, f"gateway of {a.name}", Ping(a.network.gateway), "its own gateway")] = None
         if leaves(a, around.resolver):
             found[way_out(a, around)] = None
-            if a.network.gateway_answers_dns:
+            if forwards(a.network):
                 asked = Resolves(a.network.gateway, around.name)
                 needs = way_out(a, around).needs
                 found[_expect(a, "internet", asked, "the gateway forwards", needs=needs)] = None
@@ -234,9 +238,14 @@ def _expect(a: Side, to: str, action: Action, why: str, *, needs: tuple[Expectat
     return Expectation(a.nodes[0].name, to, action, Expect.PASS, why, needs=needs)
 
 
-def _denies(column: Column, a: Side, b: Side) -> bool:
+def _is_known(each: Expectation, party: Party) -> bool:
+    """Whether it is the lease of a node, of which _of_nodes has more to say."""
+    return isinstance(each.action, Leased) and any(one.stands and one.node.name == each.frm for one in party.members)
+
+
+def _denies(each: Expectation, column: Column, a: Side, b: Side) -> bool:
     """Whether anything is denied in this column: libvirt's own rules promise nothing."""
-    if column in (Column.NODES, Column.GATEWAY):
+    if column in (Column.NODES, Column.GATEWAY) and not isinstance(each.action, WhoHas):
         return _guarded(a) or _guarded(b)
     return _guarded(a)
 

@@ -187,7 +187,7 @@ def _compare(want: Leased, spot: Spot) -> Answer:
         ("gateway", (want.router,), lease.routers),
         ("DNS servers", want.dns, lease.dns),
         ("MTU", want.mtu, lease.mtu),
-        ("DHCP servers", (lease.server,), lease.servers),
+        ("DHCP servers", (want.router,), lease.servers),
     )
     wrong = [f"{name} {_said(got)} and not {_said(wanted)}" for name, wanted, got in pairs if wanted != got]
     return Answer(not wrong, "; ".join(wrong) or f"{lease.ip} in {lease.took * 1000:.1f} ms", lease.took * 1000)
