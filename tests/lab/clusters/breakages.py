@@ -206,20 +206,23 @@ def knowing(bridge: str, address: str) -> Breaks:
     return broken
 
 
-def second_server(bridge: str, address: str, first: str, last: str) -> Breaks:
-    """Another DHCP server on the bridge."""
+def second_server(bridge: str, address: str) -> Breaks:
+    """Another DHCP server on the bridge, with the answers of the first: whoever is quicker, nothing else fails."""
 
     @contextmanager
-    def broken(_scene: Scene) -> Iterator[None]:
+    def broken(scene: Scene) -> Iterator[None]:
+        specs = [each for each in scene.specs() if each.network.bridge == bridge]
         with attached(bridge, STRANGER, name="stranger") as (place, _):
             place.run(["ip", "addr", "add", f"{address}/24", "dev", LINK])
             argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--no-ping"]
-            argv += ["--leasefile-ro", "--dhcp-authoritative", f"--dhcp-range={first},{last}", f"--interface={LINK}"]
-            argv += ["--log-facility=-", "--log-dhcp", "--pid-file"]
+            argv += ["--leasefile-ro", "--dhcp-authoritative", "--log-facility=-", "--log-dhcp", "--pid-file"]
+            argv += [f"--interface={LINK}", f"--dhcp-range={specs[0].network.subnet.network_address},static"]
+            argv += [f"--dhcp-host={node.mac},{node.ip}" for each in specs for node in each.nodes]
+            argv += [f"--dhcp-option=option:{name},{specs[0].network.gateway}" for name in ("router", "dns-server")]
             server = place.at(lambda: subprocess.Popen(argv, stderr=subprocess.PIPE, text=True))
             try:
                 assert server.stderr is not None
-                assert any("DHCP, IP range" in line for line in server.stderr)
+                assert any("DHCP, static leases only" in line for line in server.stderr)
                 yield
             finally:
                 server.kill()

@@ -17,6 +17,7 @@ from ai_how.probe.expectations import Expect, Expectation
 from ai_how.probe.judge import Result, Scenario
 from ai_how.probe.run import run
 from ai_how.probe.standing import Standing, standing
+from ai_how.spec.cluster import Cluster
 
 MACHINE = {"cpu_cores": 1, "memory_gb": 0.125, "disk_gb": 1}
 
@@ -93,11 +94,14 @@ class Scene:
         for each in self.document.model.clusters.values():
             engine.destroy(site, each.name)
 
+    def specs(self) -> tuple[Cluster, ...]:
+        """The clusters as they are on the host."""
+        return tuple(specs_here(self.libvirt, self.document, list(self.document.model.clusters)))
+
     def stand(self) -> Standing:
         """The places, made anew if there are none."""
         if self._standing is None:
-            specs = specs_here(self.libvirt, self.document, list(self.document.model.clusters))
-            self._standing = self._places.enter_context(standing(self.libvirt, specs))
+            self._standing = self._places.enter_context(standing(self.libvirt, self.specs()))
         return self._standing
 
     def leave(self) -> None:
@@ -112,7 +116,9 @@ class Scene:
             if each.tap is not None:
                 each.tap.frames().clear()  # what an earlier trial has sent
         wanted = promises.whole(there.parties, there.strangers, there.around)
-        return Found(run(wanted.expectations, there.spots, attempts=attempts))
+        found = run(wanted.expectations, there.spots, attempts=attempts)
+        assert len({each.name for each in found}) == len(found), "a name means two scenarios"
+        return Found(found)
 
 
 @contextmanager
