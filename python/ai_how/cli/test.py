@@ -57,8 +57,9 @@ def prove(
 ) -> int:
     """Send packets, and say whether the network does what the configuration promises.
 
-    What is forbidden is tried, too. The clusters must be up. Nodes whose machines are off are stood for by endpoints with their addresses; beside
-    machines that run, stand-ins with addresses of the DHCP range send. Exit code 1 where anything fails. Needs root.
+    What is forbidden is tried, too. The clusters must be up. Nodes whose machines are off are stood for by endpoints
+    with their addresses; beside machines that run, stand-ins with addresses of the DHCP range send, and the machines
+    themselves where a guest agent answers. Exit code 1 where anything fails. Needs root.
     """
     from ai_how.config.load import load_file
     from ai_how.host.libvirt import Libvirt
@@ -104,16 +105,13 @@ def try_clusters(
     from ai_how.host.lock import held
     from ai_how.probe import promises
     from ai_how.probe.judge import Result
-    from ai_how.probe.report import Report, chosen
+    from ai_how.probe.report import Report, chosen, worth_telling
     from ai_how.probe.run import run
     from ai_how.probe.standing import standing
 
     begin = time.monotonic()
     specs = specs_here(libvirt, document, keys)
-    with (
-        _shown(as_json=as_json) as display,
-        ExitStack() as stack,
-    ):
+    with _shown(as_json=as_json) as display, ExitStack() as stack:
         for each in specs:  # nobody starts a machine while something stands for it
             stack.enter_context(held(libvirt.uri, each.name))
         stands = stack.enter_context(
@@ -127,13 +125,11 @@ def try_clusters(
             wanted = promises.whole(stands.parties, stands.strangers, stands.around, everybody=everybody)
         tried = chosen(wanted.expectations, only) if only else list(wanted.expectations)
         found = run(tried, stands.spots, display.answered, display.judged, attempts=attempts)
-        paths = _paths(libvirt, found, stands)
-        if failed is not None and any(each.result is Result.FAILED for each in found.values()):
+        kept = worth_telling(tried, found, everything=not only)
+        paths = _paths(libvirt, kept, stands)
+        if failed is not None and any(each.result is Result.FAILED for each in kept.values()):
             display.close()
             failed(stands)
-    # What the chosen ones rest on is told of where it fails; else only what was asked for is.
-    shown = set(tried)
-    kept = {each: found[each] for each in found if each in shown or not only or found[each].result is Result.FAILED}
     return Report(kept, time.monotonic() - begin, wanted.left_out, paths)
 
 
@@ -143,7 +139,8 @@ def _paths(libvirt: Libvirt, found: Mapping[Expectation, Scenario], stands: Stan
     from ai_how.probe.judge import Result
     from ai_how.providers import network as networks
 
-    failed = [each for each, scenario in found.items() if scenario.result is Result.FAILED][:_FOLLOWED]
+    wrong = (each for each, scenario in found.items() if scenario.result is Result.FAILED)
+    failed = [each for each in wrong if stands.spots[each.frm].guest is None][:_FOLLOWED]
     scene = Scene(networks=tuple(networks.observe_all(libvirt))) if failed else None
     paths = {}
     for each in failed:

@@ -168,6 +168,27 @@ class Sized:
 
 
 @dataclass(frozen=True, slots=True)
+class Addressed:
+    """What a running machine itself says: its card with `mac` has the address."""
+
+    ip: IPv4Address
+    mac: str
+
+    def __str__(self) -> str:
+        return f"its own address {self.ip}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reaches:
+    """An echo request to a name, as a running machine itself resolves it."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"ping {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Resolves:
     """A question for the address of `name`: any will do."""
 
@@ -191,7 +212,22 @@ class Leased:
         return "dhcp"
 
 
-Action = Ping | Talk | Question | Served | Leaving | Page | Forgery | WhoHas | Leased | Owner | Sized | Resolves
+Action = (
+    Ping
+    | Talk
+    | Question
+    | Served
+    | Leaving
+    | Page
+    | Forgery
+    | WhoHas
+    | Leased
+    | Owner
+    | Sized
+    | Resolves
+    | Addressed
+    | Reaches
+)
 
 
 @dataclass(frozen=True, slots=True)

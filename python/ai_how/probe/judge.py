@@ -9,6 +9,7 @@ from typing import Any, assert_never
 
 from ai_how.probe.expectations import (
     Action,
+    Addressed,
     Expect,
     Expectation,
     Forgery,
@@ -18,6 +19,7 @@ from ai_how.probe.expectations import (
     Page,
     Ping,
     Question,
+    Reaches,
     Resolves,
     Served,
     Sized,
@@ -107,7 +109,7 @@ def judge(
 def _came_through(action: Action, answer: Answer) -> tuple[bool, str]:
     """Whether `answer` is what a passing `action` brings, and in words what it was."""
     match action:
-        case Ping() | WhoHas() | Leased() | Served() | Sized():
+        case Ping() | WhoHas() | Leased() | Served() | Sized() | Addressed() | Reaches():
             return answer.replied, answer.detail
         case Owner(_, mac):
             if answer.replied and set(answer.said) != {mac}:

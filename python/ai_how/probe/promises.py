@@ -4,7 +4,7 @@ column by column (expectations.py), and every node; the quick part is what most 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from ai_how.config.terms import Protocol
@@ -12,6 +12,7 @@ from ai_how.probe.expectations import (
     HOST,
     LAN,
     Action,
+    Addressed,
     Column,
     Expect,
     Expectation,
@@ -20,6 +21,7 @@ from ai_how.probe.expectations import (
     Owner,
     Ping,
     Question,
+    Reaches,
     Resolves,
     Side,
     Sized,
@@ -54,12 +56,13 @@ _OWN_NETWORK = "it is one network"
 @dataclass(frozen=True, slots=True)
 class Member:
     """A node in a test: `ip` is reserved for it, or what DHCP gave it, or None; `stands` says that a place stands for
-    it, `runs` that its machine does."""
+    it, `runs` that its machine does, `asked` that a guest agent answers in that."""
 
     node: Node
     ip: IPv4Address | None
     stands: bool
     runs: bool
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ def whole(
                     for each in cell(column, a, other, around, opened)
                     if not _is_known(each, party) and (each.expect is Expect.PASS or _denies(each, column, a, other))
                 )
+        found |= dict.fromkeys(_inside(party, parties, around, None if everybody else _WHOLE))
         found |= dict.fromkeys(_exposed(party, around))
         found |= dict.fromkeys(_opened(a))
         found |= dict.fromkeys(_blocked(a, around))
@@ -157,6 +161,43 @@ def _of_nodes(party: Party, around: Outside, most: int | None) -> Iterator[Expec
             for name, kind, want in ((full, "A", str(node.ip)), (node.ip.reverse_pointer, "PTR", f"{full}.")):
                 question = Question(network.gateway, name, kind, (want,))
                 yield _expect(a, f"names of {a.name}", question, "its own names")
+
+
+def _inside(party: Party, parties: Iterable[Party], around: Outside, most: int | None) -> Iterator[Expectation]:
+    """What a running machine itself says, by its guest agent."""
+    a, network = party.side, party.side.network
+    for each in party.members[:most]:
+        if not each.runs or each.ip is None:
+            continue
+        name = each.node.name
+        itself = Expectation(name, name, Addressed(each.ip, each.node.mac), Expect.PASS, "it is its address")
+        if not each.asked:
+            yield replace(itself, missing=f"no guest agent answers in {name}")
+            continue
+        yield itself
+        gateway = Expectation(name, f"gateway of {a.name}", Ping(network.gateway), Expect.PASS, "its own gateway")
+        yield gateway
+        if network.gateway_answers_dns:
+            for other in [one for one in a.named if one.name != name][:1]:
+                known = Reaches(f"{other.name}.{network.domain}")
+                there = next(one for one in party.members if one.node is other)
+                missing = "" if there.stands or there.runs else f"{other.name} is off"
+                yield Expectation(name, other.name, known, Expect.PASS, _OWN_NETWORK, missing=missing)
+        if leaves(a, around.resolver):
+            yield replace(way_out(a, around), frm=name)
+        for other_side in (one.side for one in parties if one is not party):
+            if _guarded(a) or _guarded(other_side):
+                yield from _towards_from(name, a, other_side, gateway)
+
+
+def _towards_from(name: str, a: Side, b: Side, control: Expectation) -> Iterator[Expectation]:
+    to, ping = f"gateway of {b.name}", Ping(b.network.gateway)
+    if peers(a, b):
+        yield Expectation(name, to, ping, Expect.PASS, "they are one")
+    else:
+        own = Expectation(HOST, to, ping, Expect.PASS, "it is the host's own address")
+        why = f"{a.network.dns_mode} keeps apart"
+        yield Expectation(name, to, ping, Expect.DENY, why, (own, control))
 
 
 def _exposed(party: Party, around: Outside) -> Iterator[Expectation]:

@@ -95,5 +95,28 @@ def chosen(expectations: Iterable[Expectation], pattern: str) -> list[Expectatio
     return found
 
 
+def worth_telling(
+    tried: Iterable[Expectation], found: Mapping[Expectation, Scenario], *, everything: bool
+) -> dict[Expectation, Scenario]:
+    """Of what was found: what was asked for and, where `everything` was, all that denials rest on; of a choice only
+    those of these that failed. What a promise merely needs of others is none."""
+    asked = set(tried)
+    rested_on: set[Expectation] = set()
+
+    def add(each: Expectation) -> None:
+        for control in each.controls:
+            if control not in rested_on:
+                rested_on.add(control)
+                add(control)
+
+    for each in asked:
+        add(each)
+    return {
+        each: scenario
+        for each, scenario in found.items()
+        if each in asked or (each in rested_on and (everything or scenario.result is Result.FAILED))
+    }
+
+
 def _plain(text: str) -> str:
     return _NOT_XML.sub("?", text)

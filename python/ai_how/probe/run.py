@@ -12,6 +12,7 @@ from ai_how.probe import packets
 from ai_how.probe.dhcp import Lease
 from ai_how.probe.expectations import (
     Action,
+    Addressed,
     Expect,
     Expectation,
     Forgery,
@@ -21,12 +22,14 @@ from ai_how.probe.expectations import (
     Page,
     Ping,
     Question,
+    Reaches,
     Resolves,
     Served,
     Sized,
     Talk,
     WhoHas,
 )
+from ai_how.probe.guest import Guest
 from ai_how.probe.judge import Result, Scenario, judge, skipped
 from ai_how.probe.packets import Answer, NotTested
 from ai_how.probe.place import Place
@@ -41,13 +44,15 @@ AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place as a run uses it: its link, what is noted there, and its lease if it has one, or why DHCP gave none."""
+    """A place as a run uses it: its link, what is noted there, and its lease if it has one, or why DHCP gave none.
+    With a `guest` that is asked, and nothing else."""
 
     place: Place
     link: str = ""
     tap: Tap | None = None
     lease: Lease | None = None
     trouble: str = ""
+    guest: Guest | None = None
 
 
 #: Told how many of how many are answered.
@@ -148,6 +153,8 @@ async def _answer(expectation: Expectation, spots: Mapping[str, Spot], attempts:
 async def act(action: Action, spot: Spot) -> Answer:
     """Do it once. Raises NotTested."""
     place = spot.place
+    if spot.guest is not None:
+        return await asyncio.to_thread(_inside, action, spot.guest)
     match action:
         case Ping(to):
             return await packets.ping(place, to)
@@ -172,8 +179,22 @@ async def act(action: Action, spot: Spot) -> Answer:
             return await packets.dns(place, server, name)
         case Leased():
             return _compare(action, spot)
+        case Addressed() | Reaches():
+            raise NotTested(f"{place.name} is no machine", why="it has no agent")
         case _:
             assert_never(action)
+
+
+def _inside(action: Action, guest: Guest) -> Answer:
+    match action:
+        case Ping(to):
+            return guest.ping(str(to))
+        case Reaches(name):
+            return guest.ping(name)
+        case Addressed(ip, mac):
+            return guest.has(ip, mac)
+        case _:
+            raise NotTested(f"{guest.name} cannot be told to try: {action}")
 
 
 def _compare(want: Leased, spot: Spot) -> Answer:

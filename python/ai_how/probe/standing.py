@@ -12,7 +12,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +29,7 @@ from ai_how.lab import INTERNET, has_internet
 from ai_how.probe.dhcp import Lease
 from ai_how.probe.endpoint import LINK, Endpoint, endpoint
 from ai_how.probe.expectations import HOST, LAN, Outside, Side
+from ai_how.probe.guest import Guest, find_guest
 from ai_how.probe.packets import NotTested, arp, ask, dns, ping
 from ai_how.probe.place import Place, here, named, new
 from ai_how.probe.promises import UPLINK, Member, Party, Stranger, blocked_targets
@@ -115,7 +116,9 @@ def standing(
             for group in found.values()
             for each in group
         }
-        parties = tuple(group.party(found[group.cluster.name]) for group in groups)
+        guests = _guests(libvirt, clusters, running) if outside else {}
+        spots |= {name: Spot(host, guest=guest) for name, guest in guests.items()}
+        parties = tuple(group.party(found[group.cluster.name], guests) for group in groups)
         spots[HOST] = Spot(host)
         around = _surroundings(stack, [each.network for each in clusters], spots, outside=outside)
         _listen(stack, parties, spots, around)
@@ -163,8 +166,8 @@ class _Group:
 
         return endpoint(network.bridge, node.mac, name=node.name, within=_LEASE_WITHIN, otherwise=otherwise)
 
-    def party(self, endpoints: Sequence[Endpoint]) -> Party:
-        """The cluster with those that stand in it."""
+    def party(self, endpoints: Sequence[Endpoint], guests: Collection[str]) -> Party:
+        """The cluster with those that stand in it; `guests` are the machines whose agent answers."""
         addresses = {each.name: each.ip for each in endpoints}
         known = {each.name: each for each in self.cluster.nodes}
         nodes = [
@@ -177,6 +180,7 @@ class _Group:
                 addresses.get(each.name) or each.ip or self._held.get(each.mac),
                 stands=each.name in addresses,
                 runs=each.name in self._running,
+                asked=each.name in guests,
             )
             for each in self.cluster.nodes
         )
@@ -196,6 +200,14 @@ class _Group:
             if address not in taken and not ask(arp(place, LINK, address, within=0.2)).replied:
                 return address
         return None
+
+
+def _guests(libvirt: Libvirt, clusters: Iterable[Cluster], running: Collection[str]) -> dict[str, Guest]:
+    """The machines that can be asked themselves, of the first ones of each cluster."""
+    names = [node.name for each in clusters for node in each.nodes[:MOST] if node.name in running]
+    with ThreadPoolExecutor(MOST) as workers:
+        found = workers.map(lambda name: find_guest(libvirt, name), names)
+        return {name: guest for name, guest in zip(names, found, strict=True) if guest is not None}
 
 
 def _as_configured(network: Network, ip: IPv4Address) -> Lease:
