@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -91,6 +92,12 @@ def specs_of(document: Document, cluster: str | None) -> list[Cluster]:
     return list(resolve_all(document)) if cluster is None else [resolve(document, cluster)]
 
 
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    """As whoever listens for Ctrl-C now, which is asyncio while packets are sent."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let a closed terminal or a polite kill end the work as Ctrl-C does: after undoing or journalling.
@@ -98,7 +105,7 @@ def interruptible() -> Iterator[None]:
     What the caller has us ignore stays ignored: under nohup a closed terminal ends nothing.
     """
     heard = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
-    replaced = {each: signal.signal(each, signal.default_int_handler) for each in heard}
+    replaced = {each: signal.signal(each, _as_interrupt) for each in heard}
     try:
         yield
     finally:

@@ -66,6 +66,8 @@ def prove(
 
     options: Options = ctx.obj
     document = load_file(config)
+    if junit is not None:
+        _refuse_unwritable(junit)
     with interruptible(), Libvirt(options.connect) as libvirt:
         report = try_clusters(
             libvirt,
@@ -188,6 +190,15 @@ def summary(report: Report) -> str:
 
 def _short(reason: str) -> str:
     return reason if len(reason) <= 60 else f"{reason[:57]}..."
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Before packets are sent; what was there stays until there is something to write."""
+    from ai_how.errors import UsageError
+
+    if path.is_dir() or not path.parent.is_dir():
+        why = "it is a directory" if path.is_dir() else f"there is no directory {path.parent}"
+        raise UsageError(f"{path} cannot be written", why=why)
 
 
 def _write(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from threading import Lock
 
 from ai_how.engine.wait import leases
 from ai_how.errors import AiHowError, HostError, PrivilegeError
@@ -149,6 +150,8 @@ class _Group:
         self.cluster = cluster
         self._running = frozenset(running)
         self._held = held
+        self._choosing = Lock()
+        self._chosen: set[IPv4Address] = set()
 
     def stands(self, most: int | None, *, senders: int) -> list[Node]:
         """The nodes that endpoints stand for, and stand-ins that are none."""
@@ -160,9 +163,8 @@ class _Group:
         """The endpoint for it."""
         network = self.cluster.network
 
-        def otherwise(place: Place) -> Lease | None:
-            ip = node.ip or self._free_address(place)
-            return None if ip is None else _as_configured(network, ip)
+        def otherwise(place: Place) -> Lease:
+            return _as_configured(network, node.ip or self._free_address(place))
 
         return endpoint(network.bridge, node.mac, name=node.name, within=_LEASE_WITHIN, otherwise=otherwise)
 
@@ -190,16 +192,22 @@ class _Group:
         mac = f"52:54:00:{secrets.token_bytes(3).hex(':')}"
         return Node(f"stand-in {number} in {self.cluster.name}", Role.COMPUTE, 1, 1, 1, MacAddress(mac), None)
 
-    def _free_address(self, place: Place) -> IPv4Address | None:
+    def _free_address(self, place: Place) -> IPv4Address:
         """One of the DHCP range that nobody has, as far as can be seen: the last ones are given out last."""
         network = self.cluster.network
-        taken = {*self._held.values(), *(each.ip for each in self.cluster.nodes), network.gateway}
-        last = int(network.dhcp_end)
-        for number in range(last, max(int(network.dhcp_start), last - 64) - 1, -1):
-            address = IPv4Address(number)
-            if address not in taken and not ask(arp(place, LINK, address, within=0.2)).replied:
-                return address
-        return None
+        first, last = network.dhcp_start, network.dhcp_end
+        with self._choosing:
+            taken = {*self._held.values(), *(each.ip for each in self.cluster.nodes), network.gateway, *self._chosen}
+            for number in range(int(last), max(int(first), int(last) - 64) - 1, -1):
+                address = IPv4Address(number)
+                if address not in taken and not ask(arp(place, LINK, address, within=0.2)).replied:
+                    self._chosen.add(address)
+                    return address
+        raise HostError(
+            f"no address is free for a stand-in in {network.name}",
+            why=f"machines run that are not asked themselves, and all of {first} – {last} is taken",
+            remedy="Make room with network.dhcp_end, or stop a machine: it is stood for then.",
+        )
 
 
 def _guests(libvirt: Libvirt, clusters: Iterable[Cluster], running: Collection[str]) -> dict[str, Guest]:
