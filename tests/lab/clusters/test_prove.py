@@ -19,7 +19,10 @@ from ai_how.probe.report import Report
 WHOLE, QUICK, BUSY = 10.0, 3.0, 3.0
 
 LAN = "203.0.113.0/24"
-DISCOVERY: dict[str, Any] = {"dns_mode": "service_discovery", "service_discovery": {"check": {"port": 7000, "interval": 1}}}
+DISCOVERY: dict[str, Any] = {
+    "dns_mode": "service_discovery",
+    "service_discovery": {"check": {"port": 7000, "interval": 1}},
+}
 
 #: Two clusters of each mode: one as bare as can be, one with what the configuration offers.
 MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
