@@ -329,7 +329,7 @@ def test_damaged_rules_are_put_back_by_up_and_leave_nothing_behind(
     harm()
     ran = ai_how("up", path, "--no-start")
     assert ran.returncode == 0, ran.stderr
-    assert "~ nftables table ai_how" in ran.stderr
+    assert "~ firewall ai_how" in ran.stderr
     assert "nothing to do" in ai_how("up", path, "--no-start").stdout
     harm()
     ran = ai_how("destroy", path, "--yes")
