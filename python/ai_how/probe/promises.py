@@ -254,7 +254,7 @@ def _blocked(a: Side, around: Outside) -> Iterator[Expectation]:
 def blocked_targets(network: Network) -> list[tuple[IPv4Network, IPv4Address]]:
     """An address in each network that nodes may not reach."""
     blocked = network.policy.firewall.block_networks
-    return [(each, next(each.hosts(), each.network_address)) for each in blocked]
+    return [(each, next(iter(each.hosts()))) for each in blocked]
 
 
 def _of_strangers(a: Side, strangers: Iterable[Stranger], around: Outside) -> Iterator[Expectation]:
