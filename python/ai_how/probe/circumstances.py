@@ -19,6 +19,7 @@ from ai_how.probe.place import Place
 from ai_how.probe.trace import Direction
 
 _SETTINGS = Path("/proc/sys/net/ipv4/conf")
+_UP_MENDS = "ai-how up, with the cluster's configuration, mends it"
 _INSTALL = "Install it: apt-get install iproute2"
 #: States of a neighbour that has not answered (ip-neighbour(8)).
 _SILENT = frozenset({"FAILED", "INCOMPLETE"})
@@ -253,7 +254,7 @@ def judge_port(port: Link, direction: Direction) -> Stop | None:
             direction,
             port.name,
             "it is not a port of any bridge",
-            remedy=(f"ip link set {port.name} master BRIDGE", "ai-how up, with the cluster's configuration, mends it"),
+            remedy=(f"ip link set {port.name} master BRIDGE", _UP_MENDS),
         )
     if port.state in ("disabled", "blocking", "listening", "learning"):
         return Stop(Cause.LINK, direction, port.name, f"{port.master} holds its port in state {port.state}")
@@ -271,7 +272,7 @@ def judge_silent(host: Look, where: str, address: IPv4Address, direction: Direct
             direction,
             where,
             "the bridge is down",
-            remedy=(f"ip link set {where} up", "ai-how up, with the cluster's configuration, mends it"),
+            remedy=(f"ip link set {where} up", _UP_MENDS),
         )
     what = f"nobody on {where} says that he is {address}"
     ours = [each for each in bridge.addresses if address in each.network]
@@ -283,7 +284,7 @@ def judge_silent(host: Look, where: str, address: IPv4Address, direction: Direct
             direction,
             where,
             f"{what}: this host has no address there any more",
-            remedy=("ai-how up, with the cluster's configuration, mends it",),
+            remedy=(_UP_MENDS,),
         )
     return Stop(
         Cause.NEIGHBOUR,
@@ -297,8 +298,9 @@ def judge_silent(host: Look, where: str, address: IPv4Address, direction: Direct
     )
 
 
-def judge_outgoing(host: Look, link: str, first: IPv4Address, source: IPv4Address | None, direction: Direction) -> Stop:
-    """Why nothing came back that has left the kernel by `link` for `first`, the next address on it."""
+def judge_outgoing(host: Look, link: str, first: IPv4Address, bare: IPv4Address | None, direction: Direction) -> Stop:
+    """Why nothing came back that has left the kernel by `link` for `first`, the next address on it. `bare` is a
+    cluster's own address that it left with."""
     found = host.links.get(link)
     if found is not None and not found.up:
         return Stop(Cause.LINK, direction, link, "the link is down", remedy=(f"ip link set {link} up",))
@@ -310,10 +312,14 @@ def judge_outgoing(host: Look, link: str, first: IPv4Address, source: IPv4Addres
         if found is not None and found.name in host.bridges.values():
             return judge_silent(host, link, first, direction)
         return Stop(Cause.NEIGHBOUR, direction, link, f"nobody there says that he is {first}")
+    if bare is not None:
+        what = f"it left this host by {link} as {bare}, which is not masqueraded, and no answer came back"
+        back = f"Machines outside must know the way back to {bare}: by this host."
+        return Stop(Cause.SILENCE, direction, link, what, remedy=(f"{_UP_MENDS}, if it should be masqueraded", back))
     return Stop(
         Cause.SILENCE,
         direction,
         link,
-        f"it left this host by {link}" + (f" as {source}" if source else "") + ", and no answer came back",
-        remedy=("Whoever it is for does not answer, or does not know the way back.",),
+        f"it left this host by {link}, and no answer came back",
+        remedy=("Whoever it is for does not answer, or something beyond this host has stopped it.",),
     )

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 
 from ai_how.config.terms import Protocol
 from ai_how.engine.wait import leases
@@ -24,7 +23,7 @@ from ai_how.errors import AiHowError, NotReady, UsageError
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.process import output
 from ai_how.host.routes import list_routes, read_routes
-from ai_how.lab import INTERNET, inside
+from ai_how.lab import INTERNET, has_internet
 from ai_how.probe.circumstances import find_way, look
 from ai_how.probe.endpoint import LINK, Endpoint, endpoint
 from ai_how.probe.expectations import Ping, Question, Talk
@@ -48,7 +47,6 @@ _LEASE_WITHIN = 3.0
 #: For a link between networks that are tested (RFC 2544).
 _TESTS = IPv4Network("198.18.0.0/15")
 _ANYWHERE = IPv4Address("8.8.8.8")
-_NAMESPACES = Path("/run/netns")
 _UP = "ai-how up, with the cluster's configuration, mends it"
 
 _TARGET = re.compile(r"(?P<name>[^:/\s]+)(?::(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp))?)?")
@@ -263,7 +261,7 @@ def _find_target(known: Inhabitants, end: _End, to: Target) -> IPv4Address:
             )
         return found
     if to.name == OUTSIDE:
-        if not _in_lab():
+        if not has_internet():
             raise UsageError("outside is no target", remedy="Give an address or a name outside: 8.8.8.8, example.com")
         return INTERNET.router
     machine = known.machine(to.name)
@@ -352,16 +350,12 @@ def _stand_for(
     return {}
 
 
-def _in_lab() -> bool:
-    return inside() and (_NAMESPACES / INTERNET.namespace).exists()
-
-
 @contextmanager
 def outside(known: Inhabitants) -> Iterator[Place]:
     """A machine outside that knows the way to every cluster: the lab's pretend internet, or, on a real host, a
     namespace behind a link of its own."""
     subnets = [str(each.subnet) for each in known.clusters.values()]
-    if not _in_lab():
+    if not has_internet():
         with _behind_a_link() as place:
             yield place
         return

@@ -30,9 +30,9 @@ from ai_how.probe.expectations import Action, Forgery, Leaving, Page, Ping, Ques
 from ai_how.probe.packets import Answer, NotTested, ask
 from ai_how.probe.path import Cause, PacketPath, Stop, hops
 from ai_how.probe.place import Place, here
-from ai_how.probe.remedy import Asked, owner_of, remedies, words_of
+from ai_how.probe.remedy import Asked, network_of, owner_of, remedies, words_of
 from ai_how.probe.run import Spot, act
-from ai_how.probe.trace import Direction, Rule, Stay, last, stays
+from ai_how.probe.trace import LEGACY, Direction, Rule, Stay, last, stays
 from ai_how.probe.tracer import Flow, tracing
 from ai_how.resources.network import VirtualNetwork
 from ai_how.spec.policy import Port
@@ -137,11 +137,11 @@ def find_end(seen: _Seen, scene: Scene) -> Stop:
     request, reply = seen.ways[Direction.REQUEST], seen.ways[Direction.REPLY]
     if not request:
         return _troubled(judge_sender(seen.inside, seen.host, seen.way, seen.asked.target, seen.sender), seen, scene)
-    if seen.refused:
+    if seen.refused and last(request).hook != "prerouting":
         return _refused(last(request), seen)
     if reply:
-        return _after(last(reply), Direction.REPLY, seen)
-    return _troubled(_after(last(request), Direction.REQUEST, seen), seen, scene)
+        return _after(last(reply), Direction.REPLY, seen, scene)
+    return _troubled(_after(last(request), Direction.REQUEST, seen, scene), seen, scene)
 
 
 def _troubled(stop: Stop, seen: _Seen, scene: Scene) -> Stop:
@@ -155,7 +155,7 @@ def _troubled(stop: Stop, seen: _Seen, scene: Scene) -> Stop:
 def _by_rule(rule: Rule, direction: Direction, asked: Asked, scene: Scene) -> Stop:
     owner = owner_of(rule, _chains(rule))
     if direction is Direction.REPLY:
-        asked = replace(asked, source=asked.target, target=asked.source)
+        asked = replace(asked, source=asked.target, target=asked.source, answer=True)
     where = f"{rule.family} {rule.table} {rule.chain}"
     remedy = remedies(rule, owner, asked, scene.networks)
     return Stop(Cause.RULE, direction, where, words_of(rule), owner, rule, remedy)
@@ -163,10 +163,10 @@ def _by_rule(rule: Rule, direction: Direction, asked: Asked, scene: Scene) -> St
 
 def _chains(rule: Rule) -> tuple[str, ...]:
     """The chains beside it in iptables, which tell who sets policies there."""
-    if rule.text or rule.family not in ("ip", legacy.FAMILY):
+    if rule.text or rule.family not in ("ip", LEGACY):
         return ()
     try:
-        command = "iptables" if rule.family == "ip" else "iptables-legacy"
+        command = "iptables" if rule.family == "ip" else LEGACY
         return tuple(iptables.read_rules(iptables.list_rules(command, rule.table)))
     except CommandFailed:
         return ()
@@ -187,7 +187,7 @@ def _refused(at: Stay, seen: _Seen) -> Stop:
     return Stop(Cause.REFUSED, Direction.REQUEST, where, what, remedy=remedy)
 
 
-def _after(at: Stay, direction: Direction, seen: _Seen) -> Stop:
+def _after(at: Stay, direction: Direction, seen: _Seen, scene: Scene) -> Stop:
     """Nobody dropped it, and it was last seen here."""
     now, host = at.after, seen.host
     source, target = now.source or seen.asked.source, now.target or seen.asked.target
@@ -204,8 +204,9 @@ def _after(at: Stay, direction: Direction, seen: _Seen) -> Stop:
             return Stop(Cause.SILENCE, direction, "this host", what, remedy=_at_host(seen.asked))
         case "inet", "postrouting" | "output" | "forward":
             own = find_way(None, target)
-            changed = source if source != seen.asked.source and direction is Direction.REQUEST else None
-            return judge_outgoing(host, now.oif, own.via or target, changed, direction)
+            inside = [network_of(each, scene.networks) for each in (source, target)]
+            bare = source if inside[0] is not None and inside[1] is None else None
+            return judge_outgoing(host, now.oif, own.via or target, bare, direction)
         case _:
             pass
     if not now.oif:

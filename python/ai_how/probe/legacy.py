@@ -8,10 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ai_how.host.process import output
-from ai_how.probe.trace import Rule
-
-#: The family of such rules, where nft's stand beside them.
-FAMILY = "iptables-legacy"
+from ai_how.probe.trace import LEGACY, Rule
 
 _TABLES = Path("/proc/net/ip_tables_names")
 _SAVE = "iptables-legacy-save"
@@ -44,9 +41,9 @@ def read(text: str) -> Counters:
             continue
         packets, chain, rule, policy_of, policy, policy_packets = match.groups()
         if policy == "DROP":
-            found[Rule(FAMILY, table, policy_of)] = int(policy_packets)
+            found[Rule(LEGACY, table, policy_of)] = int(policy_packets)
         elif rule is not None and any(each in rule for each in _ENDS):
-            found[Rule(FAMILY, table, chain, f"-A {chain} {rule}")] = int(packets)
+            found[Rule(LEGACY, table, chain, f"-A {chain} {rule}")] = int(packets)
     return found
 
 

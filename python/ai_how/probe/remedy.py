@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import assert_never
 
-from ai_how.probe.trace import Rule
+from ai_how.probe.trace import LEGACY, Rule
 from ai_how.resources.firewall import TABLE, Denial
 from ai_how.resources.network import VirtualNetwork
 
@@ -35,17 +35,20 @@ _WORDS = {
     Denial.ROGUE_DHCP: "a node answers DHCP",
 }
 
+_WAYS = ("-i", "-o")
 _NOTHING = "Nothing in the configuration opens that."
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the packet is: who sends it to whom, and where. `port` is None of a ping."""
+    """What the packet is: who sends it to whom. `port` is that of whoever is asked, None of a ping; of an `answer` it
+    is the sender's."""
 
     source: IPv4Address
     target: IPv4Address
     protocol: str = "icmp"
     port: int | None = None
+    answer: bool = False
 
 
 def denial_of(rule: Rule) -> Denial | None:
@@ -92,7 +95,7 @@ def remedies(rule: Rule, owner: str, asked: Asked, networks: Collection[VirtualN
             return tuple(_of_libvirt(asked, networks))
         case "Docker" if rule.chain == "FORWARD" and bridges:
             again = "ai-how up, with the cluster's configuration, puts its passage into DOCKER-USER again"
-            return (again, *(f"iptables -I DOCKER-USER {way} {each} -j ACCEPT" for each in bridges for way in _ways))
+            return (again, *(f"iptables -I DOCKER-USER {way} {each} -j ACCEPT" for each in bridges for way in _WAYS))
         case "ufw" if bridges:
             again = "ai-how up, with the cluster's configuration, puts its passage in again"
             return (again, *_accepts(rule, asked))
@@ -102,18 +105,16 @@ def remedies(rule: Rule, owner: str, asked: Asked, networks: Collection[VirtualN
             return tuple(_accepts(rule, asked))
 
 
-_ways = ("-i", "-o")
-
-
 def _accepts(rule: Rule, asked: Asked) -> Iterable[str]:
-    if rule.family == "ip" and rule.table in _IPTABLES:
+    end = "sport" if asked.answer else "dport"
+    if rule.family in ("ip", LEGACY) and rule.table in _IPTABLES:
+        command = "iptables" if rule.family == "ip" else LEGACY
         table = "" if rule.table == "filter" else f"-t {rule.table} "
-        what = f"-s {asked.source} -d {asked.target}" + (f" -p {asked.protocol}" if asked.port else "")
-        port = f" --dport {asked.port}" if asked.port else ""
-        yield f"iptables {table}-I {rule.chain} {what}{port} -j ACCEPT"
+        port = f" -p {asked.protocol} --{end} {asked.port}" if asked.port else ""
+        yield f"{command} {table}-I {rule.chain} -s {asked.source} -d {asked.target}{port} -j ACCEPT"
     else:
         where = f"{rule.family} {rule.table} {rule.chain}"
-        port = f" {asked.protocol} dport {asked.port}" if asked.port else ""
+        port = f" {asked.protocol} {end} {asked.port}" if asked.port else ""
         yield f"nft 'insert rule {where} ip saddr {asked.source} ip daddr {asked.target}{port} accept'"
         if rule.handle is not None:
             yield f"nft delete rule {where} handle {rule.handle}  # it, for everybody"

@@ -118,6 +118,7 @@ def tracing(flows: Sequence[Flow]) -> Iterator[Tracer]:
         tracer = Tracer(table, monitor, marker)
         stack.callback(tracer.close)
         tracer.events()
+        _refuse_errors(_pipe(holder.stdout))
         yield tracer
 
 
@@ -128,6 +129,14 @@ def _started(argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
             yield running
         finally:
             running.kill()
+
+
+def _refuse_errors(said: IO[bytes]) -> None:
+    """What nft does not take it says before the marker, which it is told last, works."""
+    os.set_blocking(said.fileno(), False)
+    text = (said.read() or b"").decode(errors="replace")
+    if "Error" in text:
+        raise HostError("packets cannot be traced", why=f"nft says: {text.strip()}")
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
@@ -153,8 +162,7 @@ def commands(table: str, flows: Sequence[Flow], marker: int) -> Iterator[str]:
     for flow in flows:
         known = f"ct direction reply ct original ip saddr {flow.source} ct original ip daddr {flow.target}"
         port = "" if flow.port is None else f" ct original proto-dst {flow.port}"
-        protocol = f" ct original protocol {flow.protocol}" if flow.port is not None else ""
-        yield f"add rule inet {table} prerouting_known{protocol} {known}{port} meta nftrace set 1"
+        yield f"add rule inet {table} prerouting_known meta l4proto {flow.protocol} {known}{port} meta nftrace set 1"
     yield _chain("inet", table, MARKER, "output", _EARLIEST)
     yield f"add rule inet {table} {MARKER} ip daddr 127.0.0.1 udp sport {marker} udp dport {marker} meta nftrace set 1"
 
