@@ -27,7 +27,7 @@ def cluster(image: Path, name: str, number: int, *, nodes: int = 3, **network: A
     return {
         "name": name,
         "base_image_path": str(image),
-        "network": {"subnet": f"10.44.{number}.0/24", "bridge": f"br-{name}"[:15], **network},
+        "network": {"subnet": f"10.44.{number}.0/24", "bridge": f"br-{name}"[:15]} | network,
         "controller": dict(MACHINE),
         "compute_nodes": [dict(MACHINE) for _ in range(nodes - 1)],
     }

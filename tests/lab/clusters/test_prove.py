@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.clusters.proof import Scene, cluster, scene
+from tests.lab.clusters.conftest import Ran
+from tests.lab.clusters.proof import MACHINE, Scene, cluster, document, scene
 from tests.lab.consul_agent import agent
 
 from ai_how.cli.test import try_clusters
+from ai_how.compile.cluster import compile_network
+from ai_how.config.load import load_file
+from ai_how.host import agent as agent_of_guests
+from ai_how.host.libvirt import Libvirt
+from ai_how.probe.expectations import Expect, Leased
 from ai_how.probe.judge import Result
 from ai_how.probe.report import Report
+from ai_how.providers import network as networks
+from ai_how.spec.resolve import resolve_all
 
 #: Seconds that the whole of it may take for two clusters of three nodes, and the quick part; this machine may be busy.
 WHOLE, QUICK, BUSY = 10.0, 3.0, 3.0
@@ -89,3 +100,78 @@ def test_everything_that_two_clusters_promise_is_so(clusters: Scene, pair: tuple
     assert {"Leased", "Sized", "Owner", "Ping", "Question"} <= kinds
     print(f"{' and '.join(pair)}: {len(report.scenarios)} scenarios in {report.seconds:.1f} s")
     assert report.seconds < WHOLE * BUSY
+
+
+def test_quick_part_is_quick(clusters: Scene) -> None:
+    report = tried(clusters, "isolated-b", "shared-b", quick=True)
+    assert unpassed(report, Result.FAILED) == unpassed(report, Result.SKIPPED) == []
+    print(f"the quick part: {len(report.scenarios)} scenarios in {report.seconds:.1f} s")
+    assert report.seconds < QUICK * BUSY
+
+
+def test_other_clusters_of_the_host_are_strangers_that_are_kept_apart(clusters: Scene) -> None:
+    report = tried(clusters, "isolated-a")
+    denied = {each.to for each in report.scenarios if each.expect is Expect.DENY and each.frm.startswith("isolated-a")}
+    others = {each.name for each in clusters.document.model.clusters.values()} - {"isolated-a"}
+    assert {f"gateway of {name}" for name in others} <= denied
+    assert unpassed(report, Result.FAILED) == []
+
+
+def test_up_ends_with_the_quick_part_and_without_it_where_it_is_not_wanted(
+    write: Callable[..., Path], ai_how: Callable[..., Ran], clusters: Scene
+) -> None:
+    path = write(name="fresh", network={"subnet": "10.44.40.0/24"})
+    told = ai_how("up", path, "--no-start", AI_HOW_TEST="1")
+    again = ai_how("up", path, "--no-start", AI_HOW_TEST="1")
+    ai_how("destroy", path, "--yes")
+    quiet = ai_how("up", path, "--no-start", "--no-test", AI_HOW_TEST="1")
+    ai_how("destroy", path, "--yes")
+    assert (told.returncode, quiet.returncode) == (0, 0), told.stderr
+    assert re.search(r"\d+ of \d+ passed, 0 skipped", told.stdout + told.stderr)
+    assert "passed" not in quiet.stdout + quiet.stderr
+    assert "passed" not in again.stdout + again.stderr  # nothing was changed
+
+
+def test_machines_that_run_are_targets_and_are_asked_by_their_guest_agents(
+    write: Callable[..., Path], ai_how: Callable[..., Ran], micro_image: Path, clusters: Scene
+) -> None:
+    path = write(name="living", base_image_path=str(micro_image), network={"subnet": "10.44.41.0/24"})
+    ran = ai_how("up", path)
+    assert ran.returncode == 0, ran.stderr
+    with Libvirt() as libvirt:
+        for node in ("living-controller", "living-compute-01"):
+            until(partial(agent_of_guests.answers, libvirt, node))
+        report = try_clusters(libvirt, load_file(path), [], as_json=True)
+    ai_how("destroy", path, "--yes")
+    assert unpassed(report, Result.FAILED) == []
+    assert unpassed(report, Result.SKIPPED) == []
+    print(f"two guests: {len(report.scenarios)} scenarios in {report.seconds:.1f} s")
+    tried_of = {(type(each.action).__name__, each.frm.split(" ")[0]) for each in report.scenarios}
+    assert {("Owner", "stand-in"), ("Ping", "stand-in"), ("Addressed", "living-controller")} <= tried_of
+
+
+def test_of_a_network_with_ten_thousand_reservations_a_sample_is_tried(
+    blank_image: Path, tmp_path: Path, clusters: Scene
+) -> None:
+    data = cluster(blank_image, "vast", 0, nodes=3, subnet="10.64.0.0/16")
+    with scene(tmp_path, data) as found:
+        data["compute_nodes"] = {"count": 9_999, **MACHINE}
+        [spec] = resolve_all(document(data))
+        network = compile_network(spec, active=True)
+        [have] = (each for each in networks.observe_all(found.libvirt) if each.name == network.name)
+        networks.change(found.libvirt, have, network)
+        begin = time.monotonic()
+        report = try_clusters(found.libvirt, document(data), [], as_json=True)
+        print(f"10,000 reservations: {len(report.scenarios)} scenarios in {time.monotonic() - begin:.1f} s")
+        stood = {each.frm for each in report.scenarios if isinstance(each.action, Leased)}
+    assert unpassed(report, Result.FAILED) == []
+    assert report.left_out == "a sample: without 9936 of the 10000 nodes of vast; all of them with --all"
+    assert len(stood) == 8
+    assert time.monotonic() - begin < 3 * WHOLE * BUSY
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
