@@ -131,9 +131,9 @@ def read_trace(text: str) -> tuple[Event, ...]:
     """Understands the lines that are whole. Those of nobody's packet, such as after a lost line, are left out."""
     events: list[Event] = []
     known: dict[tuple[str, str], Headers] = {}
-    for line in text.splitlines():
+    for line in text.splitlines(keepends=True):
         found = _LINE.match(line)
-        if found is None:
+        if found is None or not line.endswith("\n"):
             continue
         trace, family, table, chain, kind, rest = found.groups()
         if kind == "packet:":

@@ -60,7 +60,7 @@ class Tracer:
         """Everything up to now. Raises HostError."""
         self._until_marked()
         own = self._marker.getsockname()[1]
-        events = read_trace(self._text[: self._text.rfind(b"\n")].decode(errors="replace"))
+        events = read_trace(self._text.decode(errors="replace"))
         # The marker itself is seen twice: when it leaves and, as another packet, when it comes.
         markers = {each.trace for each in events if each.headers.sport == each.headers.dport == own}
         return tuple(each for each in events if each.trace not in markers)
