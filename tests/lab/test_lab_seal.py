@@ -51,6 +51,17 @@ def work_for(seconds: int) -> list[str]:
     return ["sh", "-c", WORK, "work", NETWORK, DOMAIN, str(seconds)]
 
 
+def test_devices_can_be_used_and_not_replaced() -> None:
+    """As root `plan -o /dev/stdout` once replaced the machine's own link."""
+    before = Path("/dev/stdout").readlink()
+    tried = "echo fine > /dev/null && head -c1 /dev/urandom > /dev/null && echo used; ln -sf elsewhere /dev/stdout"
+    with open_lab(LabSpec(cache=cache_directory())) as lab:
+        ran = lab.run(["sh", "-c", tried], timeout=60)
+    assert ran.stdout == "used\n"
+    assert "Read-only file system" in ran.stderr
+    assert Path("/dev/stdout").readlink() == before
+
+
 def test_a_finished_lab_leaves_nothing(look_at_host: Look, compare: Compare) -> None:
     before = look_at_host()
     done = in_own_process(work_for(0))

@@ -57,6 +57,7 @@ def build(*, nameserver: str | None, libvirt_root: Path | None) -> None:
         _ensure_directory(directory)
         mount("tmpfs", directory, kind="tmpfs", flags=_NOSUID | _NODEV, data="mode=0755")
     Path("/dev/shm").chmod(0o1777)  # noqa: S108 - see above
+    _protect_devices()
     for made, mode in ((LAB_DIRECTORY, 0o755), (Path("/run/lock"), 0o1777), (Path("/run/libvirt"), 0o755)):
         made.mkdir()
         made.chmod(mode)
@@ -80,6 +81,13 @@ def mount(source: str | Path, target: Path, *, kind: str | None = None, flags: i
             why=os.strerror(ctypes.get_errno()),
             remedy="a lab needs CAP_SYS_ADMIN; in a container, start it privileged",
         )
+
+
+def _protect_devices() -> None:
+    """The machine's devices are the lab's, too, and can be used; none can be made, removed or replaced."""
+    devices = Path("/dev")
+    mount(devices, devices, flags=_BIND | _RECURSIVE)
+    mount(devices, devices, flags=_BIND | _REMOUNT | _READ_ONLY)
 
 
 def _put_libvirt_over(root: Path) -> None:
