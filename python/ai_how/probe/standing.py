@@ -107,7 +107,7 @@ def standing(
             (group, stand) for group in groups for stand in group.stands(None if everybody else MOST, senders=senders)
         ]
         found: dict[str, list[Endpoint]] = {group.cluster.name: [] for group in groups}
-        with ThreadPoolExecutor(4) as workers:
+        with ThreadPoolExecutor(8) as workers:
             entered = workers.map(lambda one: stack.enter_context(one[0].enter(one[1])), wanted)
             for number, ((group, _), each) in enumerate(zip(wanted, entered, strict=True)):
                 found[group.cluster.name].append(each)
@@ -388,26 +388,29 @@ def _host_dns(clusters: Iterable[Network]) -> IPv4Address | None:
 
 
 def _is_in_consul(parties: Iterable[Party]) -> bool:
-    """Whether Consul finds the first node of every cluster that it is to know healthy, after the next check of it."""
+    """Whether Consul answers, once it has had the time to find the first node of every cluster that it is to know."""
     asked = [
         (each.side.named[0].ip, discovery)
         for each in parties
         if (discovery := each.side.network.policy.discovery) is not None and each.side.named
     ]
-    deadline = time.monotonic() + max((each.check.interval + 1 for _, each in asked), default=0)
-    while asked:
-        asked = [(ip, discovery) for ip, discovery in asked if ip not in _healthy(discovery)]
-        if not asked:
+    if not asked:
+        return False
+    deadline = time.monotonic() + max(each.check.interval + 1 for _, each in asked)
+    while True:
+        found = [(ip, _healthy(discovery)) for ip, discovery in asked]
+        if all(healthy is not None and ip in healthy for ip, healthy in found):
             return True
         if time.monotonic() > deadline:
-            break
+            # What it does not know of is promised all the same.
+            return all(healthy is not None for _, healthy in found)
         time.sleep(0.1)
-    return False
 
 
-def _healthy(discovery: Discovery) -> set[IPv4Address]:
+def _healthy(discovery: Discovery) -> set[IPv4Address] | None:
+    """The nodes that Consul finds healthy; None where it does not answer."""
     try:
         reply = consul.ask(discovery, "GET", f"/v1/health/service/{discovery.service_name}?passing")
         return {IPv4Address(each["Service"]["Address"]) for each in json.loads(reply.text)}
     except (AiHowError, ValueError, KeyError, TypeError):
-        return set()
+        return None
