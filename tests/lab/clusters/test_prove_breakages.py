@@ -6,8 +6,11 @@ that is promised, and mends it. Nothing else may fail, and a denial whose contro
 
 from __future__ import annotations
 
+import json
 import re
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from tests.lab.clusters.breakages import (
     without_rule,
 )
 from tests.lab.clusters.proof import Found, Scene, cluster, scene
+from tests.lab.consul_agent import agent
 
 from ai_how.probe.expectations import Expect
 from ai_how.probe.judge import Result
@@ -424,3 +428,85 @@ def test_mended_everything_passes_again(clusters: Scene) -> None:
     found = clusters.try_all()
     assert found.failed == found.unjustified() == []
     assert found.missing() == {"nothing resolves names for the host here"}
+
+
+def said(method: str, path: str, body: object = None) -> Breaks:
+    """Somebody tells Consul something else; ai-how mends it."""
+
+    @contextmanager
+    def broken(scene: Scene) -> Iterator[None]:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:8500/v1/{path}", method=method, data=None if body is None else json.dumps(body).encode()
+        )
+        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+        try:
+            yield
+        finally:
+            scene.leave()
+            scene.up()
+
+    return broken
+
+
+ZONE = "server=/consul/127.0.0.1#8600"
+IN_CONSUL = [
+    Row("a node is not in Consul", said("PUT", "agent/service/deregister/ai-how:found:found-controller")),
+    Row(
+        "a node is in Consul with another address",
+        said(
+            "PUT",
+            "agent/service/register",
+            {
+                "ID": "ai-how:found:found-controller",
+                "Name": "found",
+                "Address": "10.44.7.99",
+                "Tags": ["controller", "found-controller"],
+                "Meta": {"ai-how-cluster": "found", "ai-how-node": "found-controller"},
+            },
+        ),
+    ),
+    Row("Consul's zone is asked of nobody", edited("ai-how-found-network.servers", (ZONE, f"{ZONE[:-1]}9"))),
+]
+TOLD = edited("ai-how-apart-network.servers", ("", ZONE))
+
+
+@pytest.fixture(scope="module")
+def discovering(
+    libvirt_uri: str, machine_room: None, blank_image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
+    """A cluster in Consul and one that is not."""
+    folder = tmp_path_factory.mktemp("discovering")
+    check = {"check": {"port": 7000, "interval": 1}}
+    with (
+        agent(folder / "consul"),
+        scene(
+            folder,
+            cluster(blank_image, "found", 7, nodes=2, dns_mode="service_discovery", service_discovery=check),
+            cluster(blank_image, "apart", 8, nodes=2),
+        ) as made,
+    ):
+        yield made
+
+
+@pytest.mark.parametrize("row", IN_CONSUL, ids=lambda row: row.what)
+def test_names_of_consul_fail_where_they_are_not_what_was_registered(discovering: Scene, row: Row) -> None:
+    discovering.leave()
+    with row.breaks(discovering):
+        found = discovering.try_all(attempts=1)
+    assert found.names(Result.FAILED) == {
+        name for name in found.names(Result.FAILED) if name.startswith("found-controller → Consul's names of found: ")
+    }, "\n".join(found.failed)
+    assert found.names(Result.FAILED)
+    # The denial to others has no control then.
+    [unproven] = (name for name in found.names(Result.SKIPPED) if "Consul" in name)
+    assert unproven.startswith("apart-controller → ")
+    assert found.unjustified() == []
+
+
+def test_names_of_consul_that_others_are_told_fail(discovering: Scene) -> None:
+    with TOLD(discovering):
+        found = discovering.try_all(attempts=1)
+    [failed] = found.names(Result.FAILED)
+    assert failed.startswith("apart-controller → Consul's names of found: ")
+    assert found.unjustified() == []
+    assert discovering.try_all().failed == []
