@@ -103,11 +103,11 @@ def _hop(hop: Hop) -> str:
 
 def _show_end(end: Stop) -> None:
     whose = f" ({end.owner})" if end.owner else ""
-    say(f"{paint('stopped', 'red')} {end}{whose}")
+    say(f"{paint('stopped:', 'red')} {end}{whose}")
     rule = end.rule
     if rule is not None:
         handle = "" if rule.handle is None else f"  # handle {rule.handle}"
-        say(f"  {rule}{handle}")
+        say(f"  rule: {rule}{handle}")
     if end.remedy:
         say("would let it pass:")
         for each in end.remedy:
