@@ -87,6 +87,24 @@ def test_a_line_cut_anywhere_is_no_trouble() -> None:
         stays(read_trace(text[end:]), LAN, OTHER, None)
 
 
+def test_what_answers_another_question_is_no_reply() -> None:
+    """A server that got no answer repeats itself for a while."""
+    table = "inet ai_how_trace_1"
+
+    def packet(number: int, hook: str, line: str) -> str:
+        begin = f"trace id {number} {table} {hook}"
+        return f"{begin}_first packet: {line}\n{begin}_last policy accept \n"
+
+    there = packet(1, "output", 'oif "uplink" ip saddr 10.44.0.2 ip daddr 8.8.8.8 tcp sport 7001 tcp dport 53')
+    stray, reply = (
+        packet(n, "input", f'iif "uplink" ip saddr 8.8.8.8 ip daddr 10.44.0.2 tcp sport 53 tcp dport 700{n}')
+        for n in (0, 1)
+    )
+    reply = reply.replace("trace id 1", "trace id 2")
+    for text, answers in ((stray + there + stray, 0), (stray + there + reply, 1)):
+        assert len(stays(read_trace(text), NODE, WEB, 53)[Direction.REPLY]) == answers
+
+
 @pytest.mark.parametrize(
     ("line", "rule", "verdict"),
     [

@@ -206,13 +206,21 @@ def direction_of(headers: Headers, source: IPv4Address, target: IPv4Address, por
 def stays(
     events: Iterable[Event], source: IPv4Address, target: IPv4Address, port: int | None
 ) -> dict[Direction, list[Stay]]:
-    """The way of the first packet of each direction, hook by hook. Later ones, as TCP sends, have ways of their own."""
+    """The way of the first packet of each direction, hook by hook. Later ones, as TCP sends, have ways of their own,
+    and what comes back to another port answers another question."""
     of: dict[str, list[Event]] = {}
     for event in events:
         of.setdefault(event.trace, []).append(event)
     ways: dict[Direction, list[Stay]] = {direction: [] for direction in Direction}
+    asker: int | None = None
     for some in of.values():
-        way = ways[direction_of(some[0].headers, source, target, port)]
+        direction = direction_of(some[0].headers, source, target, port)
+        if direction is Direction.REQUEST and asker is None:
+            asker = some[0].headers.sport
+        # Where addresses are translated the asker's own port is seen from there on.
+        if direction is Direction.REPLY and asker not in [each.headers.dport for each in some]:
+            continue
+        way = ways[direction]
         more = list(_stays(some))
         if more and (not way or _goes_on(last(way), more[0])):
             way += more
