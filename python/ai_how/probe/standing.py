@@ -261,6 +261,7 @@ def _surroundings(stack: ExitStack, clusters: Sequence[Network], spots: dict[str
     )
     if in_lab:
         place = stack.enter_context(named(INTERNET.namespace))
+        around = replace(around, lan_port=_free_port(place))  # there may be other tests in this lab
         spots[LAN] = Spot(place, INTERNET.uplink, stack.enter_context(tap(place, INTERNET.uplink)))
         if around.uplink is not None:
             stack.enter_context(ways_in(clusters, around))
