@@ -243,6 +243,15 @@ def test_another_ai_how_does_not_start_machines_meanwhile(config: Path, ai_how: 
     assert process.returncode == 0
 
 
+def test_two_tests_of_different_clusters_go_on_at_once(config: Path, ai_how: AiHow) -> None:
+    with beginning("test", config, "--cluster", "wide") as process:
+        read_until(process, "✓")
+        ran = ai_how("test", config, "--cluster", "tight")
+        said = process.communicate(timeout=60)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert process.returncode == 0, said
+
+
 OFFLINE = """
 set -e
 ai_how() { "$PYTHON" -m ai_how "$@"; }
