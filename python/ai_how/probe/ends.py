@@ -15,24 +15,25 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
 from ai_how.config.terms import Protocol
 from ai_how.engine.wait import leases
 from ai_how.errors import AiHowError, NotReady, UsageError
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.process import output
-from ai_how.host.routes import list_routes, read_routes
+from ai_how.host.routes import read_routes
 from ai_how.lab import INTERNET, has_internet
 from ai_how.probe.circumstances import find_way, look
-from ai_how.probe.endpoint import LINK, Endpoint, endpoint
+from ai_how.probe.endpoint import Endpoint, endpoint
 from ai_how.probe.expectations import Ping, Question, Talk
 from ai_how.probe.explain import Scene, explain
 from ai_how.probe.packets import NotTested, ask, dns
 from ai_how.probe.path import Cause, PacketPath, Stop
-from ai_how.probe.place import Place, here, named, new
+from ai_how.probe.place import Place, here, named
 from ai_how.probe.remedy import network_of
 from ai_how.probe.responder import Responder
+from ai_how.probe.standing import stand_in_for_lan
 from ai_how.probe.trace import Direction
 from ai_how.providers import domain as domains
 from ai_how.providers import network as networks
@@ -43,9 +44,6 @@ HOST, OUTSIDE, GATEWAY = "host", "outside", "gateway"
 
 #: Seconds that an endpoint's lease may take.
 _LEASE_WITHIN = 3.0
-
-#: For a link between networks that are tested (RFC 2544).
-_TESTS = IPv4Network("198.18.0.0/15")
 _ANYWHERE = IPv4Address("8.8.8.8")
 _UP = "ai-how up, with the cluster's configuration, mends it"
 
@@ -356,7 +354,8 @@ def outside(known: Inhabitants) -> Iterator[Place]:
     namespace behind a link of its own."""
     subnets = [str(each.subnet) for each in known.clusters.values()]
     if not has_internet():
-        with _behind_a_link() as place:
+        with stand_in_for_lan() as (place, _):
+            place.name = OUTSIDE
             yield place
         return
     have = {str(each.network) for each in read_routes(output(["ip", "-json", "-4", "-n", INTERNET.namespace, "route"]))}
@@ -375,24 +374,3 @@ def outside(known: Inhabitants) -> Iterator[Place]:
 
 def _route(verb: str, subnet: str) -> None:
     output(["ip", "-n", INTERNET.namespace, "route", verb, subnet, "via", str(INTERNET.uplink_address.ip)])
-
-
-@contextmanager
-def _behind_a_link() -> Iterator[Place]:
-    taken = [each.network for each in read_routes(list_routes())]
-    network = next(each for each in _TESTS.subnets(new_prefix=30) if not any(each.overlaps(one) for one in taken))
-    ours, theirs = network[1], network[2]
-    link = f"aih{secrets.token_hex(4)}"
-    with new(OUTSIDE) as place:
-        output(
-            ["ip", "-batch", "-"],
-            text=f"link add {link} type veth peer name {LINK} netns {place.thread}\n"
-            f"addr add {ours}/30 dev {link}\nlink set {link} up\n",
-        )
-        try:
-            lines = (f"addr add {theirs}/30 dev {LINK}", f"link set {LINK} up", f"route add default via {ours}")
-            place.run(["ip", "-batch", "-"], text="".join(f"{each}\n" for each in lines))
-            yield place
-        finally:
-            with contextlib.suppress(AiHowError):
-                output(["ip", "link", "del", link])

@@ -126,8 +126,10 @@ def hops(ways: Mapping[Direction, Iterable[Stay]], bridges: Mapping[str, str]) -
     found: list[Hop] = []
     for direction in Direction:
         way = list(ways.get(direction, ()))
+        bridged = any((each.family, each.hook) == ("bridge", "prerouting") for each in way)
         for number, stay in enumerate(way):
-            found += (each for each in _hops(direction, stay, bridges, first=not number) if each not in found)
+            said = _hops(direction, stay, bridges, first=not number and not bridged)
+            found += (each for each in said if each not in found)
     return tuple(found)
 
 

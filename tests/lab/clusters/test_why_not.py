@@ -336,6 +336,18 @@ def test_a_bridge_that_is_down_is_named(asked: Asked) -> None:
     passes(asked("beta", "gateway"))
 
 
+def test_a_dead_dhcp_server_is_named(asked: Asked) -> None:
+    server = int(Path("/run/libvirt/network/beta-network.pid").read_text())
+    os.kill(server, signal.SIGSTOP)
+    try:
+        end = stopped(asked("beta", "gateway"), Cause.ADDRESS)
+        assert end.where == "br-beta"
+        assert "gets no address" in end.what
+    finally:
+        os.kill(server, signal.SIGCONT)
+    passes(asked("beta", "gateway"))
+
+
 @contextmanager
 def machine(name: str) -> Iterator[str]:
     """The machine runs, for the length of a `with` block, with nothing on its disk; the name of its tap."""
