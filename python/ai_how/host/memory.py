@@ -56,8 +56,7 @@ def remember_text(name: str, text: str) -> Path:
     try:
         with _ONE:
             DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
-            write_atomically(path, text)
-            path.chmod(0o644)
+            write_atomically(path, text, mode=0o644)
     except OSError as error:
         raise _trouble(name, error) from error
     return path
