@@ -292,3 +292,55 @@ def test_on_a_host_without_internet_what_stands_for_the_lan_is_a_place_of_its_ow
     assert {each["result"] for each in outside} == {"skipped"}
     assert all(each["detail"] for each in outside)
     assert [each["ifname"] for each in json.loads((folder / "links").read_text())] == ["lo", "br-offline"]
+
+
+#: A host like any other: an uplink to a router, behind which servers are that know nothing of ai-how.
+UPLINK = """
+ip netns add world
+ip link add up0 type veth peer name w0 netns world
+ip addr add 192.0.2.2/24 dev up0
+ip link set up0 up
+for address in 192.0.2.1/24 8.8.8.8/32 1.1.1.1/32; do ip -n world addr add $address dev w0; done
+ip -n world link set lo up
+ip -n world link set w0 up
+ip route add default via 192.0.2.1
+ip netns exec world dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --bind-interfaces --user=root \\
+    --listen-address=8.8.8.8,1.1.1.1 --address=/example.com/198.51.100.80 --pid-file="$PWD/world.pid"
+trap 'kill $(cat world.pid)' EXIT
+"""
+LEAK = "nft flush set inet ai_how blocked; nft flush chain inet ai_how input"
+
+
+def test_on_a_host_with_an_uplink_of_its_own_what_leaves_is_seen_there(
+    nested_lab: Callable[..., Lab], folder: Path
+) -> None:
+    firewall = {"expose": ["8001:offline-compute-01:80"], "block_networks": ["203.0.113.0/24"]}
+    network = {"subnet": "10.44.0.0/24", "bridge": "br-offline", "firewall": firewall}
+    one = {"name": "offline", "base_image_path": "blank.qcow2", "network": network, "controller": MACHINE}
+    (folder / "offline.yaml").write_text(yaml.safe_dump({"clusters": {"one": {**one, "compute_nodes": [MACHINE]}}}))
+    lab = nested_lab(internet=False)
+    steps = OFFLINE.replace("set -e", f"set -e{UPLINK}")
+    broken = f"{LEAK}; ai_how test offline.yaml --json --retry 0 >leaks || echo $? >code2"
+    ran = subprocess.run(
+        lab.enter(["bash", "-c", f"{steps}\n{broken}"], cwd=folder),
+        env={**lab.environment, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert not (folder / "code").exists(), ran.stdout
+    scenarios = json.loads(ran.stdout)["scenarios"]
+    assert [each for each in scenarios if each["result"] != "passed"] == []
+    tried = {(each["from"], each["to"], each["expect"]) for each in scenarios}
+    assert ("offline-controller", "internet", "pass") in tried
+    assert ("lan", "offline-compute-01", "pass") in tried  # the exposed port
+    assert ("lan", "offline-controller", "deny") in tried
+    assert ("offline-controller", "203.0.113.0/24", "deny") in tried
+    assert (folder / "code2").read_text() == "1\n"
+    failed = [each for each in json.loads((folder / "leaks").read_text())["scenarios"] if each["result"] == "failed"]
+    assert {(each["from"], each["to"]) for each in failed} >= {
+        ("offline-controller", "203.0.113.0/24"),
+        ("lan", "gateway of offline"),
+    }
