@@ -66,11 +66,15 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """A connection or datagram to a responder, which shall see it come from `seen_as`, None where that is all one."""
+    """A connection or datagram to a responder, which shall see it come from `seen_as`, None where that is all one.
+
+    `leads_to` is the address and the port at which it arrives, where those are others.
+    """
 
     to: Address
     port: Port
     seen_as: Address | None = None
+    leads_to: tuple[IPv4Address, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.port.protocol} {self.to} {self.port.number}"

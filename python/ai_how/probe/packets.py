@@ -228,6 +228,11 @@ async def arp(
     return Answer(True, f"{target} is at {', '.join(macs)}", min(claims.values()), macs, token=question)
 
 
+def translated(token: bytes, to: IPv4Address, port: int) -> bytes:
+    """The token of a TCP connection over IPv4 where its destination has become another."""
+    return to.packed + token[4:6] + struct.pack(">H", port)
+
+
 def name_in_query(name: str) -> bytes:
     """How `name` looks in a question on the wire (RFC 1035, 3.1)."""
     labels = (label.encode("ascii") for label in name.rstrip(".").split("."))

@@ -219,10 +219,13 @@ def _exposed(party: Party, around: Outside) -> Iterator[Expectation]:
 def _exposure(a: Side, each: Exposure, member: Member | None, around: Outside, missing: str) -> Expectation:
     # Answered by a place of ours it says whom it sees; a machine of its own says what it likes, if it listens.
     runs = member is not None and member.runs
-    action = Talk(around.uplink or each.ip, each.host, None if runs else around.lan)
+    leads_to = (each.ip, each.node_port)
+    action = Talk(around.uplink or each.ip, each.host, None if runs else around.lan, None if runs else leads_to)
+    watched = member.node.name if member is not None and member.stands else None
     inside = Talk(each.ip, Port(each.host.protocol, each.node_port))
     needs = (_expect(a, each.node, inside, "its own service"),) if runs else ()
-    return Expectation(LAN, each.node, action, Expect.PASS, "expose says so", missing=missing, needs=needs)
+    why = "expose says so"
+    return Expectation(LAN, each.node, action, Expect.PASS, why, watched=watched, missing=missing, needs=needs)
 
 
 def _opened(a: Side) -> Iterator[Expectation]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from ai_how.config.terms import Protocol
@@ -158,9 +158,11 @@ async def act(action: Action, spot: Spot) -> Answer:
     match action:
         case Ping(to):
             return await packets.ping(place, to)
-        case Talk(to, port):
-            send = packets.tcp if port.protocol is Protocol.TCP else packets.udp
-            return await send(place, to, port.number)
+        case Talk(to, port, _, leads_to):
+            if port.protocol is Protocol.UDP:
+                return await packets.udp(place, to, port.number)
+            answer = await packets.tcp(place, to, port.number)
+            return answer if leads_to is None else replace(answer, token=packets.translated(answer.token, *leads_to))
         case Question(server, name, kind) | Leaving(server, name, kind):
             return await packets.dns(place, server, name, kind)
         case Served(server, name, protocol):

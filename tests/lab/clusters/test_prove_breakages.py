@@ -178,6 +178,17 @@ ROWS = [
         fails=("lan → one-compute-01: tcp .* 8001",),
     ),
     Row(
+        "an exposed port leads to another node, which answers",
+        rules(
+            f"{TAKE} nodes {{ tcp . 8001 }}",
+            f"{ADD} nodes {{ tcp . 8001 : 10.44.1.11 }}",
+            f"{TAKE} ports {{ tcp . 8001 }}",
+            f"{ADD} ports {{ tcp . 8001 : 7000 }}",
+            f"{ADD} exposed {{ br-one . 10.44.1.11 . tcp . 7000 }}",
+        ),
+        fails=("lan → one-compute-01: tcp .* 8001",),
+    ),
+    Row(
         "an exposed port is not let in",
         rules(f"{TAKE} exposed {{ br-one . 10.44.1.10 . tcp . 80 }}"),
         fails=("lan → one-compute-01: tcp .* 8001",),
