@@ -7,9 +7,11 @@ from ipaddress import IPv4Address
 
 from ai_how.engine.events import Event, Note, Progress, StepDone
 from ai_how.engine.prepare import Prepared
-from ai_how.engine.traffic import restarts_network, verify_traffic, who_answers
-from ai_how.engine.wait import leases, wait_for_leases
+from ai_how.engine.traffic import AFTER_WITHIN, restarts_network, verify_traffic, who_answers
+from ai_how.engine.wait import Lease, leases, wait_for_leases
+from ai_how.errors import NotReady
 from ai_how.host.libvirt import Libvirt
+from ai_how.providers import attachment
 from ai_how.providers import domain as domains
 from ai_how.resources.base import Kind
 from ai_how.resources.domain import Domain
@@ -25,6 +27,7 @@ class Readiness:
         self._answered: Mapping[str, IPv4Address] = (
             who_answers(libvirt, ready.observed.domains, ready.observed.network) if restarts_network(ready.plan) else {}
         )
+        self._told_anew = self._read_told_anew()
 
     def watch(self, progress: Progress) -> Progress:
         """`progress`, listened to: a network that becomes active shows its old leases, when no machine runs yet that
@@ -42,23 +45,35 @@ class Readiness:
         verify_traffic(self._libvirt, self._answered, self._ready.want, progress)
 
     def wait(self, within: float, progress: Progress) -> None:
-        """Wait up to `within` seconds for the leases of the nodes that run. Raises NotReady."""
+        """Wait up to `within` seconds for the leases of the nodes that run. Raises NotReady.
+
+        Those that run on and whose network tells them something else now have less time: what does not ask DHCP anew
+        when its link comes back works with what it has, and is named in a warning.
+        """
+        nodes = self._to_wait_for(progress)
+        kept = [each for each in nodes if each.mac in self._told_anew]
+        if kept:
+            try:
+                self._wait(kept, self._told_anew, min(within, AFTER_WITHIN), progress)
+            except NotReady as late:
+                text = f"after their link came back {late}; they keep what DHCP told them before until they renew"
+                progress(Note(f"{text}; have one ask at once: virsh reboot NODE", warning=True))
+        rest = [each for each in nodes if each not in kept]
+        if rest or not kept:
+            self._wait(rest, self._expiries, within, progress)
+
+    def _wait(self, nodes: list[Domain], before: Mapping[str, int], within: float, progress: Progress) -> None:
         spec = self._ready.spec
+        reserved: dict[str, IPv4Address] = {node.mac: node.ip for node in spec.nodes if node.ip is not None}
         wait_for_leases(
-            self._libvirt,
-            spec.network.name,
-            self._to_wait_for(progress),
-            {node.mac: node.ip for node in spec.nodes if node.ip is not None},
-            before=self._expiries,
-            within=within,
-            progress=progress,
+            self._libvirt, spec.network.name, nodes, reserved, before=before, within=within, progress=progress
         )
 
     def _to_wait_for(self, progress: Progress) -> list[Domain]:
         """The nodes that run, but for those that ran before with another address, which they keep until they ask anew.
         Says which."""
         spec = self._ready.spec
-        held = {each.mac: each.ip for each in leases(self._libvirt, spec.network.name)}
+        held = {each.mac: each.ip for each in self._read_leases()}
         addresses = {node.name: node.ip for node in spec.nodes}
         nodes = []
         for each in self._ready.want:
@@ -86,5 +101,20 @@ class Readiness:
             if isinstance(step.want, Domain) and step.want.running and not (step.have is not None and step.have.up)
             if step.want.name not in resumed
         }
-        held = leases(self._libvirt, self._ready.spec.network.name)
-        return {each.mac: each.expires for each in held if each.mac in started}
+        return {each.mac: each.expires for each in self._read_leases() if each.mac in started}
+
+    def _read_told_anew(self) -> dict[str, int]:
+        """When the leases end of nodes that run on in a network that is to tell them something else. They have asked
+        anew when theirs ends at another time."""
+        told = any(
+            step.target.kind is Kind.NETWORK and attachment.TOLD.intersection(each.field for each in step.fields)
+            for step in self._ready.plan.steps
+        )
+        if not told or not self._answered:
+            return {}
+        macs = {each.mac for name, each in self._kept.items() if name in self._answered}
+        # One that never ends is the same when it is given anew.
+        return {each.mac: each.expires for each in self._read_leases() if each.mac in macs and each.expires}
+
+    def _read_leases(self) -> tuple[Lease, ...]:
+        return leases(self._libvirt, self._ready.spec.network.name)

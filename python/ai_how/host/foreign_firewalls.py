@@ -17,7 +17,7 @@ from ai_how.errors import CommandFailed
 from ai_how.host import iptables
 from ai_how.host.packet_walk import Base, Packet, Table, passes, read_tables
 from ai_how.host.process import output
-from ai_how.resources.firewall import TABLE
+from ai_how.resources.firewall import TABLE, TRACES
 from ai_how.spec.policy import Port, Protocol
 
 #: Tables that are no obstacle: ours, and what libvirt makes for each of its networks.
@@ -114,7 +114,7 @@ def _unread(family: str, table: str) -> Obstacle:
 
 def _may_matter(family: str, table: str) -> bool:
     """Whether IPv4 packets go through it, and its rules are not made for our bridges."""
-    return family in ("ip", "inet") and table not in _KNOWN
+    return family in ("ip", "inet") and table not in _KNOWN and not table.startswith(TRACES)
 
 
 def _legacy_rules() -> str:

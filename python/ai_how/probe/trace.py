@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address
 
-#: What the tables of a trace are called, before the number of the process that traces.
-TABLES = "ai_how_trace_"
+from ai_how.resources.firewall import TRACES
 
 #: The names of our chains at a hook.
 FIRST, LAST = "first", "last"
@@ -261,7 +260,7 @@ def _stays(events: Iterable[Event]) -> Iterator[Stay]:
     now: dict[str, int] = {}
     for event in events:
         family = "bridge" if event.family == "bridge" else "inet"
-        own = event.table.startswith(TABLES)
+        own = event.table.startswith(TRACES)
         hook, _, end = event.chain.partition("_")
         if own and (family not in now or found[now[family]].hook != hook):
             within = found[now["bridge"]].hook if family == "inet" and "bridge" in now else "input"

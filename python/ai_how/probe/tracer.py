@@ -20,7 +20,8 @@ from ipaddress import IPv4Address
 from typing import IO
 
 from ai_how.errors import HostError, PrivilegeError
-from ai_how.probe.trace import FIRST, LAST, MARKER, TABLES, Event, read_trace
+from ai_how.probe.trace import FIRST, LAST, MARKER, Event, read_trace
+from ai_how.resources.firewall import TRACES
 
 #: Seconds in which nft must have made a table, or printed what it was told: milliseconds, as a rule.
 WITHIN = 10.0
@@ -105,7 +106,7 @@ def tracing(flows: Sequence[Flow]) -> Iterator[Tracer]:
                 why=f"the program {program} is not installed",
                 remedy=f"Install it: apt-get install {package}",
             )
-    table = f"{TABLES}{os.getpid()}"
+    table = f"{TRACES}{os.getpid()}"
     with contextlib.ExitStack() as stack:
         marker = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         marker.bind(("127.0.0.1", 0))

@@ -17,6 +17,9 @@ from ai_how.spec.policy import Egress, Exposure, Port
 #: The name of our tables, of every family.
 TABLE = "ai_how"
 
+#: How the tables are called that follow a packet for a moment (probe/tracer.py), before the number of their process.
+TRACES = f"{TABLE}_trace_"
+
 
 class Denial(StrEnum):
     """Why a packet is denied: the comment of each rule that denies, beside its counter. The words never change."""

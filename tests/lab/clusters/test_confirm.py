@@ -249,7 +249,7 @@ def test_while_a_change_waits_others_are_refused_and_told_how_to_go_on(
     last = refused(3, "destroy", NAME, "--yes")
     for said in (ai_how("up", path, "--no-start").stderr, ai_how("down", NAME).stderr, last):
         assert re.search(
-            "cluster tried has a change that is not confirmed: it is undone in [1-5][0-9][0-9] s unless", said
+            "cluster tried has a change that is not confirmed: it is undone in [1-6][0-9][0-9] s unless", said
         )
         assert "ai-how confirm tried\n" in said
         assert "ai-how confirm tried --undo\n" in said

@@ -43,7 +43,10 @@ MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "dns_mode": "shared_dns",
             "host_resolver": "none",
-            "firewall": {"expose": ["8001:shared-b-compute-01:80"], "block_networks": ["198.51.100.0/24"]},
+            "firewall": {
+                "expose": ["8001:shared-b-compute-01:80", "8002:shared-b-controller:53/udp"],
+                "block_networks": ["198.51.100.0/24"],
+            },
         },
     ),
     "routed": ({"dns_mode": "routed"}, {"dns_mode": "routed", "routes": [{"to": LAN}], "nat": False}),

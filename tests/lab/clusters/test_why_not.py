@@ -20,6 +20,7 @@ import pytest
 from ai_how.config.load import load_mapping
 from ai_how.engine import cluster as engine
 from ai_how.errors import UsageError
+from ai_how.host import foreign_firewalls
 from ai_how.host.libvirt import Libvirt
 from ai_how.lab import Internet
 from ai_how.probe.endpoint import PREFIX
@@ -27,7 +28,8 @@ from ai_how.probe.ends import read_target, why_not
 from ai_how.probe.path import Cause, PacketPath, Stop
 from ai_how.probe.place import here
 from ai_how.probe.responder import Responder
-from ai_how.probe.trace import TABLES, Direction, Verdict
+from ai_how.probe.trace import Direction, Verdict
+from ai_how.resources.firewall import TRACES
 
 Ran = subprocess.CompletedProcess[str]
 
@@ -412,11 +414,12 @@ def test_what_is_no_end_is_refused(asked: Asked, sender: str, target: str, says:
 def test_nothing_stays_of_a_trace_that_is_ended(libvirt: Libvirt, how: signal.Signals, folder: Path) -> None:
     argv = [sys.executable, "-m", "ai_how", "why-not", "outside", "alpha-controller:22"]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        until(lambda: TABLES in run("nft", "list", "tables"))
+        until(lambda: TRACES in run("nft", "list", "tables"))
+        assert foreign_firewalls.look().unread == ()
         os.kill(running.pid, how)
         code = running.wait()
     assert code == (130 if how is not signal.SIGKILL else -signal.SIGKILL)
-    until(lambda: TABLES not in run("nft", "list", "tables"))
+    until(lambda: TRACES not in run("nft", "list", "tables"))
     until(lambda: not [each for each in Path("/sys/class/net").iterdir() if each.name.startswith(PREFIX)])
     until(lambda: not list(tracers()))
 
