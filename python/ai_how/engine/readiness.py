@@ -56,8 +56,8 @@ class Readiness:
             try:
                 self._wait(kept, self._told_anew, min(within, AFTER_WITHIN), progress)
             except NotReady as late:
-                text = f"after their link came back {late}; they keep what DHCP told them before until they renew"
-                progress(Note(f"{text}; have one ask at once: virsh reboot NODE", warning=True))
+                text = f"{late.what} since their link came back ({late.why}); they keep what DHCP told them before"
+                progress(Note(f"{text} until they renew, or are restarted: virsh reboot NODE", warning=True))
         rest = [each for each in nodes if each not in kept]
         if rest or not kept:
             self._wait(rest, self._expiries, within, progress)
