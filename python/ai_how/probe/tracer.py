@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import shutil
 import socket
@@ -30,6 +31,8 @@ _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 #: Hooks at which packets come to a host's rules, and are marked.
 _ENTRANCES = ("prerouting", "output")
 _FAMILIES = ("inet", "bridge")
+#: Bytes (RFC 768).
+_UDP_HEADER = 8
 _EARLIEST, _LATEST, _AFTER_CONNTRACK = -2147483648, 2147483647, -199
 
 #: Ends a program when its parent ends, however it does (util-linux).
@@ -52,6 +55,7 @@ class Tracer:
     def __init__(self, table: str, monitor: subprocess.Popen[bytes], marker: socket.socket) -> None:
         self._table, self._monitor, self._marker = table, monitor, marker
         self._text = b""
+        self._times = 0
         self._selector = selectors.DefaultSelector()
         self._output = _pipe(monitor.stdout)
         os.set_blocking(self._output.fileno(), False)
@@ -71,12 +75,13 @@ class Tracer:
 
     def _until_marked(self) -> None:
         """Read until a packet that is sent now is seen: the kernel tells in order, so nothing is still to come."""
-        sign = f" {self._table} {MARKER} packet:".encode()
-        have = self._text.count(sign)
+        # Each time a byte longer: those of earlier times may only now be told.
+        self._times += 1
+        sign = re.compile(rf" {self._table} {MARKER} packet: .* udp length {_UDP_HEADER + self._times}\b".encode())
         deadline = time.monotonic() + WITHIN
-        while self._text.count(sign) <= have:
+        while sign.search(self._text) is None:
             # The first ones are lost where nft does not listen yet.
-            self._marker.send(b"")
+            self._marker.send(bytes(self._times))
             if self._selector.select(0.05):
                 self._read()
             if self._monitor.poll() is not None or time.monotonic() > deadline:
