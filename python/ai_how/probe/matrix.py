@@ -97,7 +97,8 @@ class Field:
             found.append(Row(mode.value, ITSELF, first[mode], first[mode]))
             found += [Row(mode.value, other.value, first[mode], second[other]) for other in modes]
         for name, what in _OPEN.items():
-            found.append(Row(what, ITSELF, Side.of(self.clusters[name]), Side.of(self.clusters[name])))
+            side = Side.of(self.clusters[name])
+            found.append(Row(what, ITSELF, side, side))
         return found
 
     def cells(self) -> dict[tuple[str, Column], list[Expectation]]:
