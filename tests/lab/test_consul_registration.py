@@ -21,8 +21,10 @@ from ai_how.host.libvirt import Libvirt
 from ai_how.plan.plan import Action, make_plan
 from ai_how.providers import network as networks
 from ai_how.providers import registration as provider
+from ai_how.providers import servers
 from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.registration import Registration
+from ai_how.resources.servers import Servers
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.policy import Check, Discovery
 from ai_how.spec.resolve import resolve
@@ -52,7 +54,7 @@ def libvirt(libvirt_uri: str) -> Iterator[Libvirt]:
         yield opened
         for each in networks.observe_all(opened):
             if each.cluster:
-                networks.remove(opened, each)
+                remove(opened, each)
         MEMORY.unlink(missing_ok=True)
 
 
@@ -89,6 +91,12 @@ def bring_up(libvirt: Libvirt, cluster: Cluster) -> tuple[VirtualNetwork, tuple[
     return network, wanted
 
 
+def remove(libvirt: Libvirt, network: VirtualNetwork) -> None:
+    """With the files of its nodes, which go with those of its servers."""
+    networks.remove(libvirt, network)
+    servers.remove(libvirt, Servers(network.name, (), ()))
+
+
 def ordered(found: list[Registration]) -> tuple[Registration, ...]:
     return tuple(sorted(found, key=lambda each: each.ip))
 
@@ -113,7 +121,7 @@ def test_nodes_are_registered_as_wanted_and_gone_after(consul: Agent, libvirt: L
     for each in (*wanted, *wanted):
         provider.remove(libvirt, each)
     assert provider.observe(libvirt, cluster.name) == []
-    networks.remove(libvirt, network)
+    remove(libvirt, network)
 
 
 @pytest.mark.usefixtures("clean_host", "consul_as_it_was")
@@ -147,7 +155,7 @@ def test_every_difference_shows_and_is_mended_in_place(consul: Agent, libvirt: L
     assert (step.action, step.target.key) == (Action.CREATE, second.node)
     for each in (first, second):
         provider.remove(libvirt, each)
-    networks.remove(libvirt, network)
+    remove(libvirt, network)
 
 
 @pytest.mark.usefixtures("clean_host", "consul_as_it_was")
@@ -176,7 +184,7 @@ def test_services_of_others_are_neither_seen_nor_touched(consul: Agent, libvirt:
     assert consul.services() == before
     for each in before:
         consul.call("PUT", f"/agent/service/deregister/{each}")
-    networks.remove(libvirt, network)
+    remove(libvirt, network)
 
 
 def test_no_consul_is_asked_for_a_cluster_without_service_discovery(libvirt: Libvirt) -> None:
@@ -206,7 +214,7 @@ def test_nodes_go_to_another_agent_and_leave_the_first(
         assert sorted(second.services()) == sorted(each.id for each in moved)
         for each in moved:
             provider.remove(libvirt, each)
-        networks.remove(libvirt, network)
+        remove(libvirt, network)
 
 
 @pytest.mark.usefixtures("clean_host", "consul_as_it_was")
@@ -219,7 +227,7 @@ def test_what_a_crash_left_in_consul_is_taken_back_by_the_next_run(
     network, wanted = bring_up(libvirt, cluster)
     for each in wanted[registered:]:
         consul.call("PUT", f"/agent/service/deregister/{each.id}")
-    networks.remove(libvirt, network)
+    remove(libvirt, network)
     assert len(consul.services()) == registered
     assert MEMORY.exists()
     assert provider.settle(networks.observe_all(libvirt)) == ()
@@ -238,7 +246,7 @@ def test_clusters_that_are_there_keep_their_registrations(consul: Agent, libvirt
     networks.change(libvirt, network, replace(network, policy=policy))
     assert provider.settle(networks.observe_all(libvirt)) == ()
     assert consul.services() == {}
-    networks.remove(libvirt, network)
+    remove(libvirt, network)
 
 
 @pytest.mark.usefixtures("clean_host")
@@ -249,7 +257,7 @@ def test_what_could_not_be_taken_back_while_consul_was_away_goes_when_it_is_ther
     with agent(folder, 8540) as first:
         discovery = first.discovery()
         network, wanted = bring_up(libvirt, made(discovery))
-    networks.remove(libvirt, network)
+    remove(libvirt, network)
     MEMORY.unlink()  # as it is where registrations were made before ai-how could remember
     said = provider.remember_pending("found", discovery, [each.node for each in wanted])
     assert "The next `ai-how up` or `ai-how destroy` takes them back" in said
@@ -278,7 +286,7 @@ def test_who_may_not_remember_is_told_the_exact_commands(
     for _, *words in commands:
         subprocess.run([program(), *words], check=True, capture_output=True)
     assert consul.services() == {}
-    networks.remove(libvirt, network)
+    remove(libvirt, network)
 
 
 def test_the_token_is_neither_in_memory_nor_in_the_networks_mark(

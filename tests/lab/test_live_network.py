@@ -416,4 +416,4 @@ def test_without_rules_and_root_all_of_it_is_libvirts(libvirt_uri: str) -> None:
         live.become(fewer)
         live.assert_true()
         live.assert_serves(*fewer.reservations)
-        assert list(Path(file_path(NAME, File.HOSTS)).parent.glob("ai-how-*")) == []
+        assert list(Path(file_path(NAME, File.HOSTS)).parent.glob(f"ai-how-{NAME}*")) == []
