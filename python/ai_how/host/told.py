@@ -81,10 +81,11 @@ def untell(paths: Iterable[Path], reader: Callable[[], object]) -> None:
         _write(path, [MARK + ".", UNREAD])
     if there:
         reader()
-    for path in there:
-        path.unlink(missing_ok=True)
-    for path in paths:
-        half(path).unlink(missing_ok=True)
+    for path in (*there, *map(half, paths)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _trouble(path, error) from error
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
