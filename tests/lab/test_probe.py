@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
 
 from ai_how.config.terms import Protocol
-from ai_how.errors import AiHowError, CommandFailed, NotReady
+from ai_how.errors import AiHowError, CommandFailed, HostError, NotReady
 from ai_how.lab import Internet
-from ai_how.probe.endpoint import LINK, PREFIX, Endpoint, attached, endpoint
-from ai_how.probe.expectations import Expect, Expectation, Forgery, Ping, Talk, link_local
+from ai_how.probe.endpoint import LINK, PREFIX, Endpoint, attached, configure, endpoint
+from ai_how.probe.expectations import Expect, Expectation, Forgery, Ping, Sized, Talk, link_local
 from ai_how.probe.judge import Result
 from ai_how.probe.packets import Address, NotTested, arp, ask, dns, forged, http, ping, tcp, udp
 from ai_how.probe.place import here, named
@@ -203,6 +205,58 @@ def test_a_tap_sees_what_arrives_and_only_that(alpha: Endpoint, beta: Endpoint) 
         assert there.saw(refused.token)
         assert not there.saw(b"ai-how probe nothing")
         assert not here_.saw(lie.token)
+
+
+def test_a_tap_that_was_too_slow_does_not_say_that_nothing_came(alpha: Endpoint, beta: Endpoint) -> None:
+    with tap(beta.place, LINK) as there, beta.place.socket(socket.AF_PACKET, socket.SOCK_RAW) as flood:
+        early = ask(ping(alpha.place, beta.ip))
+        assert there.saw(b"ai-how probe nothing") is False
+        flood.bind((LINK, 0))
+        # To itself, as far as the link goes: what leaves is noted as well, until it is read.
+        frame = bytes(12) + b"\x88\xb5" + bytes(100)
+        for _ in range(100_000):
+            flood.send(frame)
+        assert there.saw(b"ai-how probe nothing") is None
+        assert there.saw(early.token) is True
+        assert there.saw(b"") is None
+
+
+def test_a_responder_takes_no_datagrams_from_who_listens_already(alpha: Endpoint) -> None:
+    with alpha.place.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, Responder() as one:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as DNS and NTP servers do
+        server.bind(("", 123))
+        with pytest.raises(HostError, match="port 123 cannot be answered"):
+            one.listen(alpha.place, 123, alpha.ip)
+    with Responder() as another:
+        another.listen(alpha.place, 123, alpha.ip)
+        assert ask(udp(alpha.place, alpha.ip, 123)).replied
+
+
+def test_a_router_that_is_not_on_the_link_is_taken_as_dhcp_says(network: None) -> None:
+    elsewhere = IPv4Address("192.0.2.77")
+    with endpoint(BRIDGE, ALPHA) as one:
+        lease = one.lease
+    with attached(BRIDGE, ALPHA, name="alpha") as (place, _):
+        configure(place, replace(lease, routers=(elsewhere,), mtu=12))
+        assert f"default via {elsewhere} dev {LINK}" in place.run(["ip", "route"])
+        assert not ask(ping(place, IPv4Address("8.8.8.8"))).replied
+        assert ask(ping(place, GATEWAY)).replied
+
+
+def test_what_is_too_large_for_the_way_is_told_with_what_arrives(alpha: Endpoint, beta: Endpoint) -> None:
+    def tried(mtu: int) -> tuple[Result, str]:
+        wanted = Expectation("alpha", "beta", Sized(beta.ip, mtu), Expect.PASS, "")
+        scenario = run([wanted], {"alpha": Spot(alpha.place, LINK)})[wanted]
+        return scenario.result, scenario.detail
+
+    assert tried(1400)[0] is Result.PASSED
+    subprocess.run(["ip", "link", "set", beta.port, "mtu", "1300"], check=True)
+    result, said = tried(1400)
+    assert (result, said) == (Result.FAILED, "no reply in 1 s; one of 1280 bytes arrives")
+    subprocess.run(["ip", "link", "set", beta.port, "down"], check=True)
+    result, said = tried(1400)
+    assert result is Result.FAILED
+    assert said.endswith("; and no smaller one")
 
 
 def test_a_run_tells_denied_from_dead(alpha: Endpoint, beta: Endpoint, responder: Responder) -> None:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface
 import pytest
 
 from ai_how.probe.dhcp import Message, Option, Reply, message, read_lease, read_reply
-from ai_how.probe.packets import checksum, name_in_query
+from ai_how.probe.packets import checksum, is_echo_reply, name_in_query
 
 MAC = "52:54:00:00:00:10"
 SERVER = IPv4Address("10.9.7.1")
@@ -72,6 +72,14 @@ def test_a_request_names_the_server_and_the_address() -> None:
     assert bytes([Option.SERVER, 4, 10, 9, 7, 1]) in said
 
 
+@pytest.mark.parametrize("mask", ["255.0.255.0", "1.2.3.4"])
+def test_a_mask_that_is_none_is_told_from_others(mask: str) -> None:
+    ack = read_reply(reply(Message.ACK, bytes([Option.MASK, 4]) + IPv4Address(mask).packed))
+    assert ack is not None
+    with pytest.raises(ValueError, match=mask):
+        read_lease(ack, SERVER, (), 0.1)
+
+
 def test_a_release_comes_from_the_address_and_asks_for_nothing() -> None:
     said = message(Message.RELEASE, b"abcd", MAC, client=IPv4Address("10.9.7.10"), server=SERVER)
     assert said[12:16] == IPv4Address("10.9.7.10").packed
@@ -83,6 +91,18 @@ def test_the_checksum_of_a_message_with_its_checksum_is_zero() -> None:
     assert checksum(bytes.fromhex("0001f203f4f5f6f7")) == 0x220D
     assert checksum(bytes.fromhex("0001f203f4f5f6f7220d")) == 0
     assert checksum(b"\x01") == 0xFEFF
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_six", "replies"),
+    [(0, False, True), (3, False, False), (8, False, False), (129, True, True), (1, True, False), (128, True, False)],
+    ids=["reply", "unreachable", "request", "reply, IPv6", "unreachable, IPv6", "request, IPv6"],
+)
+def test_only_a_reply_is_the_reply_of_a_ping(kind: int, of_six: bool, replies: bool) -> None:
+    # An error, such as of a rule that rejects, quotes the whole request.
+    header = b"" if of_six else b"\x45" + bytes(19)
+    assert is_echo_reply(header + bytes([kind]) + bytes(7) + b"token", b"token", version6=of_six) is replies
+    assert not is_echo_reply(header + bytes([kind]) + bytes(7) + b"other", b"token", version6=of_six)
 
 
 def test_names_look_as_on_the_wire() -> None:

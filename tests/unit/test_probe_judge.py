@@ -33,10 +33,21 @@ def expectation(action: Action, expect: Expect, watched: str | None = None) -> E
 
 
 def verdict(
-    action: Action, expect: Expect, answer: Answer, *, arrived: bool | None = None, control: Result = Result.PASSED
+    action: Action,
+    expect: Expect,
+    answer: Answer,
+    *,
+    watched: bool = False,
+    arrived: bool | None = None,
+    control: Result = Result.PASSED,
+    need: Result = Result.PASSED,
 ) -> Result:
-    beside = Scenario("control", "c", "b", Expect.PASS, control, "as it is", 0.1)
-    return judge(expectation(action, expect, "b"), answer, arrived=arrived, controls=[beside]).result
+    beside, below = (
+        Scenario(name, "c", "b", Expect.PASS, result, "as it is", 0.1)
+        for name, result in (("control", control), ("need", need))
+    )
+    wanted = expectation(action, expect, "b" if watched or arrived is not None else None)
+    return judge(wanted, answer, arrived=arrived, controls=[beside], needs=[below]).result
 
 
 @pytest.mark.parametrize(
@@ -77,6 +88,20 @@ def test_a_denial_without_its_control_was_not_tested() -> None:
     assert verdict(Ping(B), Expect.DENY, SILENCE, control=Result.SKIPPED) is Result.SKIPPED
 
 
+def test_what_needs_something_that_is_not_there_was_not_tested_unless_it_came_through() -> None:
+    assert verdict(Ping(B), Expect.PASS, SILENCE, need=Result.FAILED) is Result.SKIPPED
+    assert verdict(Ping(B), Expect.DENY, SILENCE, need=Result.FAILED) is Result.SKIPPED
+    assert verdict(Ping(B), Expect.PASS, REPLY, need=Result.FAILED) is Result.PASSED
+    assert verdict(Ping(B), Expect.DENY, REPLY, need=Result.FAILED) is Result.FAILED
+
+
+def test_where_nobody_could_look_for_what_is_watched_nothing_is_passed() -> None:
+    assert verdict(Ping(B), Expect.DENY, SILENCE, watched=True) is Result.SKIPPED
+    assert verdict(Ping(B), Expect.DENY, REPLY, watched=True) is Result.FAILED
+    assert verdict(Ping(B), Expect.PASS, REPLY, watched=True) is Result.SKIPPED
+    assert verdict(Ping(B), Expect.PASS, SILENCE, watched=True) is Result.FAILED
+
+
 def test_a_leak_is_a_failure_whatever_became_of_the_control() -> None:
     assert verdict(Ping(B), Expect.DENY, REPLY, control=Result.FAILED) is Result.FAILED
 
@@ -95,7 +120,7 @@ def test_an_answer_to_a_packet_that_never_arrived_is_somebody_else_s() -> None:
 def test_of_packets_without_an_answer_only_what_was_seen_counts(action: Action, answer: Answer) -> None:
     assert verdict(action, Expect.PASS, answer, arrived=True) is Result.PASSED
     assert verdict(action, Expect.PASS, answer, arrived=False) is Result.FAILED
-    assert verdict(action, Expect.PASS, answer, arrived=None) is Result.FAILED
+    assert verdict(action, Expect.PASS, answer, arrived=None) is Result.SKIPPED
     assert verdict(action, Expect.DENY, answer, arrived=False) is Result.PASSED
     assert verdict(action, Expect.DENY, answer, arrived=True) is Result.FAILED
 

@@ -137,7 +137,10 @@ def take_lease(sock: socket.socket, link: str, mac: str, *, within: float) -> Le
         raise NotReady(f"{server} does not give {offer.address} to {mac}", why=why)
     took = time.monotonic() - begin
     _hear(sock, transaction, offers, begin + _OTHERS_WITHIN)
-    return read_lease(ack, server, tuple(offers), took)
+    try:
+        return read_lease(ack, server, tuple(offers), took)
+    except ValueError as error:
+        raise NotReady(f"{server} gives {mac} an address that is none", why=str(error)) from error
 
 
 def give_back(sock: socket.socket, link: str, mac: str, lease: Lease) -> None:
@@ -198,7 +201,7 @@ def read_reply(data: bytes) -> Reply | None:
 
 
 def read_lease(ack: Reply, server: IPv4Address, servers: tuple[IPv4Address, ...], took: float) -> Lease:
-    """The lease that an acknowledgement gives."""
+    """The lease that an acknowledgement gives. Raises ValueError where its mask is none."""
     options = ack.options
     mask = _addresses(options.get(Option.MASK, b"")) or [IPv4Address("255.255.255.255")]
     mtu = options.get(Option.MTU)

@@ -28,6 +28,9 @@ LINK = "eth0"
 #: The other end, on the bridge: this and eight digits; 15 characters are the kernel's limit.
 PREFIX = "aih"
 
+#: Less is no MTU of IPv4's (RFC 791), and the kernel takes none.
+_LEAST_MTU = 68
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -84,7 +87,7 @@ def endpoint(
             if instead is None:
                 raise
             lease, trouble = instead, f"{error.what}: {error.why}"
-        _configure(place, lease)
+        configure(place, lease)
         try:
             yield Endpoint(place, bridge, port, mac, lease, trouble)
         finally:
@@ -121,10 +124,12 @@ def _attach(place: Place, bridge: str, port: str, mac: str) -> None:
     place.run(["ip", "-batch", "-"], text=f"link set lo up\nlink set {LINK} up\n")
 
 
-def _configure(place: Place, lease: Lease) -> None:
+def configure(place: Place, lease: Lease) -> None:
+    """Give the link of a place what DHCP said. Raises CommandFailed."""
     lines = [f"addr add {lease.interface} dev {LINK}"]
-    if lease.mtu is not None:
+    if lease.mtu is not None and lease.mtu >= _LEAST_MTU:
         lines.append(f"link set {LINK} mtu {lease.mtu}")
     if lease.routers:
-        lines.append(f"route add default via {lease.routers[0]}")
+        # Also by a router that is not on the link: what DHCP says is judged, and packets show what becomes of it.
+        lines.append(f"route add default via {lease.routers[0]} dev {LINK} onlink")
     place.run(["ip", "-batch", "-"], text="\n".join(lines) + "\n")

@@ -75,13 +75,17 @@ def judge(
     controls: Iterable[Scenario],
     needs: Iterable[Scenario] = (),
 ) -> Scenario:
-    """The verdict. `arrived` is what was seen at the place that was watched, None where none was.
+    """The verdict. `arrived` is what was seen at the place that is watched, None where nobody could look.
 
-    A denial whose controls did not pass is not tested: nothing at all may be passing. Neither is what failed for want
-    of something that it needs.
+    A denial whose controls did not pass, or what it needs, is not tested: nothing at all may be passing. Neither is
+    what failed for want of something that it needs.
     """
-    passed, detail = _came_through(expectation.action, answer)
+    passed, detail = came_through(expectation.action, answer)
+    unseen = f"what arrives at {expectation.watched} could not be seen: {detail}"
+    blind = arrived is None and (expectation.watched is not None or isinstance(expectation.action, Leaving | Forgery))
     if expectation.expect is Expect.PASS:
+        if blind and (passed or isinstance(expectation.action, Leaving | Forgery)):
+            return _scenario(expectation, Result.SKIPPED, unseen, answer.ms)
         if isinstance(expectation.action, Leaving | Forgery):
             # Nothing comes back from these: what was seen where they went is all there is.
             passed = arrived is True
@@ -96,9 +100,9 @@ def judge(
         return _scenario(expectation, Result.FAILED, detail, answer.ms)
     if passed:
         return _scenario(expectation, Result.FAILED, detail, answer.ms)
-    without = [each for each in controls if each.result is not Result.PASSED]
-    if arrived is None and isinstance(expectation.action, Leaving | Forgery):
-        return _scenario(expectation, Result.SKIPPED, "nobody watched where it went", answer.ms)
+    if blind:
+        return _scenario(expectation, Result.SKIPPED, unseen, answer.ms)
+    without = [each for each in (*controls, *needs) if each.result is not Result.PASSED]
     if without:
         failed = any(each.result is Result.FAILED for each in without)
         reason = f"its control did not pass: {_said(without)}" if failed else _said(without)
@@ -106,7 +110,7 @@ def judge(
     return _scenario(expectation, Result.PASSED, detail, answer.ms)
 
 
-def _came_through(action: Action, answer: Answer) -> tuple[bool, str]:
+def came_through(action: Action, answer: Answer) -> tuple[bool, str]:
     """Whether `answer` is what a passing `action` brings, and in words what it was."""
     match action:
         case Ping() | WhoHas() | Leased() | Served() | Sized() | Addressed() | Reaches():

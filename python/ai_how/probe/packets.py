@@ -14,7 +14,7 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
@@ -36,7 +36,14 @@ _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 #: Bytes of an echo request that are no payload: IPv4's header and ICMP's.
 _HEADERS = 28
 _ECHO, _ECHO6 = 8, 128
+_ECHO_REPLY, _ECHO_REPLY6 = 0, 129
 _ETH_P_ARP, _ARP_REQUEST, _ARP_REPLY = 0x0806, 1, 2
+
+#: Of Ethernet with jumbo frames and without, PPPoE, tunnels of every kind, and what IPv6 and IPv4 must carry.
+_USUAL_MTUS = (9000, 4000, 1500, 1492, 1480, 1476, 1450, 1420, 1400, 1372, 1280, 1000, 576)
+
+#: What keeps this host from sending at all: it says nothing of what would have become of the packet.
+_NOT_SENT = frozenset({errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 #: Seconds in which others claim an address that the first one has claimed.
 _OTHERS_WITHIN = 0.1
@@ -78,16 +85,29 @@ async def ping(place: Place, target: Address, *, within: float = WITHIN, whole: 
     packet = struct.pack(">BBHHH", _ECHO6 if version6 else _ECHO, 0, 0, os.getpid() & 0xFFFF, 1) + payload
     if not version6:  # the kernel does it for ICMPv6
         packet = packet[:2] + struct.pack(">H", checksum(packet)) + packet[4:]
-    request = bytes([_ECHO6 if version6 else _ECHO])
 
     def is_reply(data: bytes) -> bool:
-        header = 0 if version6 else (data[0] & 15) * 4
-        return token in data and data[header : header + 1] != request
+        return is_echo_reply(data, token, version6=version6)
 
     with _connected(place, target, 0, socket.SOCK_RAW, protocol) as sock:
         if whole is not None:
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
         return await _exchange(sock, packet, is_reply, within, token)
+
+
+def is_echo_reply(data: bytes, token: bytes, *, version6: bool = False) -> bool:
+    """Whether what a raw socket got is the reply to the echo request with `token`. An error of the target's quotes the
+    request, and is none (RFC 792); over IPv4 the socket has the header of IP, too."""
+    header = 0 if version6 else (data[0] & 15) * 4
+    return token in data and data[header] == (_ECHO_REPLY6 if version6 else _ECHO_REPLY)
+
+
+async def whole_size(place: Place, target: IPv4Address, mtu: int) -> int | None:
+    """The largest of the usual sizes below `mtu` that arrives in one piece; None where none does."""
+    sizes = [each for each in _USUAL_MTUS if each < mtu]
+    answers = await asyncio.gather(*(ping(place, target, whole=each) for each in sizes), return_exceptions=True)
+    arrived = (size for size, each in zip(sizes, answers, strict=True) if isinstance(each, Answer) and each.replied)
+    return max(arrived, default=None)
 
 
 async def udp(place: Place, target: Address, port: int, *, within: float = WITHIN) -> Answer:
@@ -199,7 +219,11 @@ async def arp(
     claim it within a moment of the first, or within a second."""
     begin = time.monotonic()
     claims: dict[str, float] = {}
-    with place.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ARP)) as sock:
+    try:
+        opened = place.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ARP))
+    except OSError as error:
+        raise _not_tested(place, target, error) from error
+    with opened as sock:
         try:
             sock.bind((link, _ETH_P_ARP))
         except OSError as error:
@@ -252,7 +276,13 @@ def _token() -> bytes:
 
 
 async def _exchange(
-    sock: socket.socket, packet: bytes, is_reply: Any, within: float, token: bytes, *, keep: int | None = None
+    sock: socket.socket,
+    packet: bytes,
+    is_reply: Callable[[bytes], bool],
+    within: float,
+    token: bytes,
+    *,
+    keep: int | None = None,
 ) -> Answer:
     """Send, and wait for what `is_reply` takes. With `keep` the reply's text after so many bytes is `said`."""
     loop = asyncio.get_running_loop()
@@ -296,7 +326,10 @@ async def _over_tcp(place: Place, server: Address, wire: bytes, within: float) -
 
 def _socket(place: Place, target: Address, kind: int, protocol: int = 0) -> socket.socket:
     family = socket.AF_INET6 if target.version == 6 else socket.AF_INET
-    sock = place.socket(family, kind, protocol)
+    try:
+        sock = place.socket(family, kind, protocol)
+    except OSError as error:
+        raise _not_tested(place, target, error) from error
     sock.setblocking(False)
     return sock
 
@@ -342,8 +375,12 @@ def _silence(begin: float, within: float, token: bytes) -> Answer:
 
 
 def _refusal(begin: float, error: OSError, token: bytes) -> Answer:
+    if error.errno in _NOT_SENT:
+        raise NotTested("nothing can be sent", why=error.strerror or str(error)) from error
     named = errno.errorcode.get(error.errno or 0, "")
-    return Answer(False, f"refused: {error.strerror or error} ({named})", _since(begin), token=token)
+    # Not the error's own words: asyncio says with whom it was, which whoever asked knows.
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return Answer(False, f"refused: {why} ({named})", _since(begin), token=token)
 
 
 def _since(begin: float) -> float:

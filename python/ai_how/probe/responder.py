@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import selectors
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,15 @@ _SO_RCVBUFFORCE = 33
 #: Bytes of frames that a tap keeps until it is read: some ten thousand small ones.
 _BUFFER = 16 * 1024 * 1024
 _LONGEST_FRAME = 65536
+#: Bytes of the longest frames that are noted: what is looked for is in small ones, and a busy uplink has many others.
+_LONGEST_NOTED = 600
+#: struct sock_filter (linux/filter.h): the length; is it greater? take nothing; take all of it.
+_FILTER = b"".join(
+    struct.pack("=HBBI", *each)
+    for each in ((0x80, 0, 0, 0), (0x25, 0, 1, _LONGEST_NOTED), (0x06, 0, 0, 0), (0x06, 0, 0, _LONGEST_FRAME))
+)
+_SO_ATTACH_FILTER = 26
+_SOL_PACKET, _PACKET_STATISTICS = 263, 6
 
 
 class Responder:
@@ -56,7 +67,9 @@ class Responder:
                     raise HostError(f"port {port} cannot be answered at {place.name}", why=str(error)) from error
 
     def _open(self, sock: socket.socket, address: str, port: int) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.type == socket.SOCK_STREAM:
+            # Of datagrams it would take those that a server of the host's is there for.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))
@@ -96,12 +109,13 @@ def _family(address: Address) -> socket.AddressFamily:
 
 
 class Tap:
-    """Notes every frame that arrives at a link of a place, or those that leave by it."""
+    """Notes every frame of the size of a probe that arrives at a link of a place, or those that leave by it."""
 
     def __init__(self, sock: socket.socket, *, outgoing: bool = False) -> None:
         self._socket = sock
         self._outgoing = outgoing
         self._frames: list[bytes] = []
+        self._lost = False
 
     def frames(self) -> list[bytes]:
         """All of them since the tap was opened."""
@@ -112,9 +126,20 @@ class Tap:
                     self._frames.append(data)
         return self._frames
 
-    def saw(self, token: bytes) -> bool:
-        """Whether one of them holds `token`."""
-        return any(token in frame for frame in self.frames())
+    def saw(self, token: bytes) -> bool | None:
+        """Whether one of them holds `token`; None where that is not known: where some were lost, or nothing tells the
+        packet from others."""
+        if not token:
+            return None
+        if any(token in frame for frame in self.frames()):
+            return True
+        return None if self._has_lost() else False
+
+    def _has_lost(self) -> bool:
+        # The kernel counts from one question to the next.
+        _, lost = struct.unpack("=II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
+        self._lost = self._lost or lost > 0
+        return self._lost
 
 
 @contextmanager
@@ -122,6 +147,9 @@ def tap(place: Place, link: str, *, outgoing: bool = False) -> Iterator[Tap]:
     """A tap on `link` for the length of a `with` block, for what arrives or for what leaves."""
     with place.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        program = ctypes.create_string_buffer(_FILTER)
+        described = struct.pack("@HP", len(_FILTER) // 8, ctypes.addressof(program))
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
         sock.bind((link, 0))
         sock.setblocking(False)
         yield Tap(sock, outgoing=outgoing)

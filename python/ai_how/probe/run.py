@@ -30,7 +30,7 @@ from ai_how.probe.expectations import (
     WhoHas,
 )
 from ai_how.probe.guest import Guest
-from ai_how.probe.judge import Result, Scenario, judge, skipped
+from ai_how.probe.judge import Scenario, came_through, judge, skipped
 from ai_how.probe.packets import Answer, NotTested
 from ai_how.probe.place import Place
 from ai_how.probe.responder import Tap
@@ -144,10 +144,19 @@ async def _answer(expectation: Expectation, spots: Mapping[str, Spot], attempts:
             answer = await act(expectation.action, spot)
         except NotTested as error:
             return str(error)
-        arrived = judge(expectation, answer, arrived=None, controls=()).result is Result.PASSED
-        if arrived or not left:
+        if came_through(expectation.action, answer)[0] or not left:
             break
-    return answer
+    return await _with_size(expectation, answer, spot)
+
+
+async def _with_size(expectation: Expectation, answer: Answer, spot: Spot) -> Answer:
+    """`answer`, and, where a packet of the whole MTU has not arrived, which one does."""
+    action = expectation.action
+    if answer.replied or not isinstance(action, Sized):
+        return answer
+    size = await packets.whole_size(spot.place, action.to, action.mtu)
+    said = "and no smaller one" if size is None else f"one of {size} bytes arrives"
+    return replace(answer, detail=f"{answer.detail}; {said}")
 
 
 async def act(action: Action, spot: Spot) -> Answer:
