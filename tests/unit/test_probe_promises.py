@@ -34,7 +34,7 @@ from ai_how.probe.expectations import (
 from ai_how.probe.judge import Result, Scenario
 from ai_how.probe.matrix import AROUND
 from ai_how.probe.promises import Member, Party, Promises, Stranger, blocked_targets, quick, whole
-from ai_how.probe.report import Report, chosen
+from ai_how.probe.report import Report, chosen, read_filter
 from ai_how.probe.run import with_controls
 from ai_how.spec.policy import Port
 from ai_how.spec.resolve import resolve_all
@@ -180,6 +180,16 @@ def test_exposed_port_is_tried_from_outside_and_says_why_it_cannot_be() -> None:
     assert {each.missing for each in nowhere.values()} == {"the host has no uplink"}
 
 
+def test_shut_egress_is_not_proven_where_the_host_itself_has_no_way_out() -> None:
+    found = everything({"firewall": {"egress": "deny"}})
+    shut = [each for each in found.expectations if each.why.startswith("egress")]
+    assert {type(each.action).__name__ for each in shut} == {"Ping", "Talk", "Page"}
+    for each in shut:
+        [itself] = each.needs
+        assert (itself.frm, itself.to, itself.expect) == (HOST, each.to, Expect.PASS)
+        assert type(itself.action) is type(each.action)
+
+
 @pytest.mark.parametrize(("mode", "together"), [("isolated", False), ("shared_dns", True), ("routed", False)])
 def test_strangers_on_the_host_are_apart_or_together_as_the_modes_say(mode: str, together: bool) -> None:
     stranger = Stranger("other", mode, IPv4Address("10.99.0.1"), guarded=True)
@@ -271,11 +281,11 @@ def test_junit_says_the_same_whatever_a_detail_has_in_it() -> None:
 def test_filter_takes_what_it_fits_somewhere_and_says_what_there_would_be() -> None:
     found = everything({}).expectations
     names = [each for each in found if "c0-compute-01" in each.name]
-    assert chosen(found, "compute-0[1]") == names
-    assert chosen(found, "") == list(found)
+    assert chosen(found, read_filter("compute-0[1]")) == names
+    assert chosen(found, read_filter("")) == list(found)
     with pytest.raises(UsageError, match="no scenario fits 'nothing of this'") as error:
-        chosen(found, "nothing of this")
+        chosen(found, read_filter("nothing of this"))
     assert found[0].name in error.value.why
-    for wrong in itertools.chain("([*", ("a{2,1}",)):
+    for wrong in itertools.chain("([*", ("a{2,1}", "a{99999999999}", "(" * 5000 + ")" * 5000)):
         with pytest.raises(UsageError, match="no regular expression"):
-            chosen(found, wrong)
+            read_filter(wrong)

@@ -43,7 +43,7 @@ def rehearse(
 
     with tempfile.TemporaryDirectory(prefix="ai-how-rehearsal-") as folder:
         answer = Path(folder) / "answer.json"
-        words = ["--json"] * options.json + ["--quick"] * quick
+        words = ["--json"] * options.json + ["--quick"] * quick + ["--verbose"] * options.verbose
         command = [sys.executable, "-m", "ai_how", "rehearse", str(config), "--here", str(answer), *words]
         code = run_in_lab(command, internet=True)
         if not answer.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,9 +65,11 @@ def prove(
     """
     from ai_how.config.load import load_file
     from ai_how.host.libvirt import Libvirt
+    from ai_how.probe.report import read_filter
 
     options: Options = ctx.obj
     document = load_file(config)
+    wanted = read_filter(only) if only else None
     if junit is not None:
         _refuse_unwritable(junit)
     with interruptible(), Libvirt(options.connect) as libvirt:
@@ -75,17 +79,17 @@ def prove(
             [] if cluster is None else [cluster],
             as_json=options.json,
             quick=quick,
-            only=only,
+            only=wanted,
             everybody=everybody,
             attempts=retry + 1,
-            failed=_pause if pause and not options.json else None,
+            failed=_pause if pause else None,
         )
-    if junit is not None:
-        _write(junit, report.to_junit("ai-how"))
     if options.json:
         print_json(report.to_json())
     else:
         show(report)
+    if junit is not None:  # last: what cannot be written must not cost the report
+        _write(junit, report.to_junit("ai-how"))
     return 0 if report.holds else 1
 
 
@@ -96,7 +100,7 @@ def try_clusters(
     *,
     as_json: bool,
     quick: bool = False,
-    only: str = "",
+    only: re.Pattern[str] | None = None,
     everybody: bool = False,
     attempts: int = 3,
     failed: Callable[[Standing], None] | None = None,
@@ -125,9 +129,9 @@ def try_clusters(
             wanted = promises.quick(stands.parties, stands.strangers, stands.around)
         else:
             wanted = promises.whole(stands.parties, stands.strangers, stands.around, everybody=everybody)
-        tried = chosen(wanted.expectations, only) if only else list(wanted.expectations)
+        tried = list(wanted.expectations) if only is None else chosen(wanted.expectations, only)
         found = run(tried, stands.spots, display.answered, display.judged, attempts=attempts)
-        kept = worth_telling(tried, found, everything=not only)
+        kept = worth_telling(tried, found, everything=only is None)
         paths = _paths(libvirt, kept, stands)
         if failed is not None and any(each.result is Result.FAILED for each in kept.values()):
             display.close()
@@ -196,8 +200,9 @@ def _refuse_unwritable(path: Path) -> None:
     """Before packets are sent; what was there stays until there is something to write."""
     from ai_how.errors import UsageError
 
-    if path.is_dir() or not path.parent.is_dir():
-        why = "it is a directory" if path.is_dir() else f"there is no directory {path.parent}"
+    # Not as pathlib has it, which raises where it may not look, or where the name is too long.
+    if os.path.isdir(path) or not os.path.isdir(path.parent):  # noqa: PTH112
+        why = "it is a directory" if os.path.isdir(path) else f"there is no directory {path.parent}"  # noqa: PTH112
         raise UsageError(f"{path} cannot be written", why=why)
 
 
@@ -212,9 +217,12 @@ def _write(path: Path, text: str) -> None:
 
 def _pause(stands: Standing) -> None:
     """Everything stays until Enter."""
+    from ai_how.probe.expectations import HOST
+
     note("everything stands; enter a place in another terminal:")
+    host = stands.spots[HOST].place
     for name, spot in stands.spots.items():
-        if spot.place.thread:
+        if spot.place is not host:
             note(f"    {name}: nsenter --net=/proc/{spot.place.thread}/ns/net")
     if sys.stdin.isatty():
         note("Enter goes on.")

@@ -8,7 +8,7 @@ run, and so does another packet of the same sender.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from typing import assert_never
@@ -238,9 +238,9 @@ Action = (
 class Expectation:
     """`action`, done at place `frm` towards `to` (words for people), shall pass or be denied, because of `why`.
 
-    `controls` must pass in the same run for a denial to count, and `needs` for a failure: what the host itself cannot
-    reach is nobody's fault here. At place `watched` the packet shall arrive, or not. `missing` says why it cannot be
-    tested here.
+    `controls` must pass in the same run for a denial to count. So must what it `needs`, also for a failure to count:
+    what the host itself cannot reach is nobody's fault here. At place `watched` the packet shall arrive, or not.
+    `missing` says why it cannot be tested here.
     """
 
     frm: str
@@ -468,8 +468,10 @@ def _internet(a: Side, b: Side, around: Outside) -> Iterator[Expectation]:
             needs = () if to == LAN else itself
             yield Expectation(sender.name, to, action, Expect.PASS, "the way out is open", needs=needs)
         else:
+            open_ = replace(action, seen_as=None) if isinstance(action, Talk) else action
+            reachable = Expectation(HOST, to, open_, Expect.PASS, "the host itself has a way out")
             why = "egress and block_networks do not let it out"
-            yield Expectation(sender.name, to, action, Expect.DENY, why, (near,))
+            yield Expectation(sender.name, to, action, Expect.DENY, why, (near,), needs=(reachable,))
     if forwards(net):
         known = around.exact and around.web is not None
         asked: Action = Resolves(net.gateway, around.name)
@@ -626,9 +628,14 @@ def _neighbourly(cluster: Side, action: Action) -> Expectation:
 
 def able(a: Side, around: Outside) -> Expectation:
     """The sender does send, beyond its own link where it may."""
-    if around.connected and leaves(a, around.resolver):
+    if beyond(a, around):
         return way_out(a, around)
     return Expectation(_first(a).name, _gateway_of(a), Ping(a.network.gateway), Expect.PASS, "its own gateway")
+
+
+def beyond(a: Side, around: Outside) -> bool:
+    """Whether its nodes are to reach the internet, and the host does."""
+    return around.connected and leaves(a, around.resolver)
 
 
 def seen_outside(a: Side, around: Outside) -> Expectation:

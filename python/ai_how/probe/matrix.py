@@ -4,7 +4,6 @@ in, brought up by the engine, with endpoints in place of their machines.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,6 @@ from typing import Any
 
 from ai_how.config.load import Document, load_mapping
 from ai_how.engine import cluster as engine
-from ai_how.errors import AiHowError
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.process import output
 from ai_how.lab import INTERNET
@@ -26,6 +24,7 @@ from ai_how.probe.judge import Result, Scenario
 from ai_how.probe.place import here, named
 from ai_how.probe.responder import Responder, tap
 from ai_how.probe.run import Spot, run
+from ai_how.probe.standing import ways_in
 from ai_how.spec.cluster import Cluster
 from ai_how.spec.network import DnsMode
 from ai_how.spec.resolve import resolve_all
@@ -237,7 +236,8 @@ def _spots(stack: ExitStack, clusters: list[Cluster], told: Told) -> dict[str, S
     host = stack.enter_context(here(HOST))
     lan = stack.enter_context(named(INTERNET.namespace))
     _prepare_host(stack, clusters)
-    _prepare_lan(stack, clusters)
+    # A machine outside that knows the way to every cluster: only rules keep it out.
+    stack.enter_context(ways_in([each.network for each in clusters], AROUND))
     with ThreadPoolExecutor(4) as workers:
         entered = workers.map(
             lambda pair: stack.enter_context(endpoint(pair[0].network.bridge, pair[1].mac, name=pair[1].name)), nodes
@@ -269,22 +269,6 @@ def _prepare_host(stack: ExitStack, clusters: list[Cluster]) -> None:
         for setting in ("accept_dad", "disable_ipv6"):
             Path(f"/proc/sys/net/ipv6/conf/{link}/{setting}").write_text("0")
         output(["ip", "-6", "addr", "add", str(gateway6(each.network)), "dev", link, "nodad"])
-
-
-def _prepare_lan(stack: ExitStack, clusters: list[Cluster]) -> None:
-    """A machine outside that knows the way to every cluster: only rules keep it out."""
-    routes = [f"{each.network.subnet} via {AROUND.uplink}" for each in clusters]
-
-    def batch(verb: str) -> None:
-        lines = "".join(f"route {verb} {route}\n" for route in routes)
-        output(["ip", "-netns", INTERNET.namespace, "-batch", "-"], text=lines)
-
-    def remove() -> None:
-        with contextlib.suppress(AiHowError):
-            batch("del")
-
-    stack.callback(remove)
-    batch("replace")
 
 
 def _give_ipv6(there: Endpoint, cluster: Cluster) -> None:

@@ -28,6 +28,7 @@ from ai_how.probe.expectations import (
     Talk,
     WhoHas,
     able,
+    beyond,
     cell,
     forwards,
     leaves,
@@ -47,8 +48,12 @@ UPLINK = "uplink"
 #: Bytes of a packet where the configuration names no MTU (Ethernet).
 _MTU = 1500
 
-#: How many nodes of a cluster the quick part, and the whole without all, looks at.
-_QUICK, _WHOLE = 8, 64
+#: How many nodes of a cluster are stood for, or asked by their guest agents, unless all are wanted: each is a namespace
+#: with a lease, or a program started in a guest. The quick part looks at no others.
+MOST = 8
+
+#: How many of them the whole of it looks at.
+_WHOLE = 64
 
 _OWN_NETWORK = "it is one network"
 
@@ -107,7 +112,7 @@ def whole(
                     for each in cell(column, a, other, around, opened)
                     if not _is_known(each, party) and (each.expect is Expect.PASS or _denies(each, column, a, other))
                 )
-        found |= dict.fromkeys(_inside(party, parties, around, None if everybody else _WHOLE))
+        found |= dict.fromkeys(_inside(party, parties, around, None if everybody else MOST))
         found |= dict.fromkeys(_exposed(party, around))
         found |= dict.fromkeys(_opened(a))
         found |= dict.fromkeys(_blocked(a, around))
@@ -120,7 +125,7 @@ def quick(parties: Sequence[Party], strangers: Iterable[Stranger], around: Outsi
     found: dict[Expectation, None] = {}
     for party in parties:
         a = party.side
-        found |= dict.fromkeys(_of_nodes(party, around, _QUICK))
+        found |= dict.fromkeys(_of_nodes(party, around, MOST))
         found[_expect(a, f"gateway of {a.name}", Ping(a.network.gateway), "its own gateway")] = None
         if leaves(a, around.resolver):
             found[way_out(a, around)] = None
@@ -185,9 +190,10 @@ def _inside(party: Party, parties: Iterable[Party], around: Outside, most: int |
                 yield Expectation(name, other.name, known, Expect.PASS, _OWN_NETWORK, missing=missing)
         if leaves(a, around.resolver):
             yield replace(way_out(a, around), frm=name)
+        able_itself = replace(way_out(a, around), frm=name) if beyond(a, around) else gateway
         for other_side in (one.side for one in parties if one is not party):
             if _guarded(a) or _guarded(other_side):
-                yield from _towards_from(name, a, other_side, gateway)
+                yield from _towards_from(name, a, other_side, able_itself)
 
 
 def _towards_from(name: str, a: Side, b: Side, control: Expectation) -> Iterator[Expectation]:

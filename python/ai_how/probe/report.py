@@ -77,18 +77,22 @@ class Report:
         return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def chosen(expectations: Iterable[Expectation], pattern: str) -> list[Expectation]:
-    """Those whose name has something that `pattern` (a regular expression) fits. Raises UsageError."""
+def read_filter(text: str) -> re.Pattern[str]:
+    """Understands a regular expression. Raises UsageError."""
     try:
-        wanted = re.compile(pattern)
-    except re.error as error:
-        raise UsageError(f"{pattern!r} is no regular expression", why=str(error)) from error
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"{text!r} is no regular expression", why=str(error)) from error
+
+
+def chosen(expectations: Iterable[Expectation], wanted: re.Pattern[str]) -> list[Expectation]:
+    """Those whose name has something that `wanted` fits. Raises UsageError where it fits none."""
     everything = list(expectations)
     found = [each for each in everything if wanted.search(each.name)]
     if not found:
         example = everything[0].name if everything else ""
         raise UsageError(
-            f"no scenario fits {pattern!r}",
+            f"no scenario fits {wanted.pattern!r}",
             why=f"there are {len(everything)}" + (f"; one of them: {example}" if example else ""),
             remedy="Without --filter, ai-how test shows them all.",
         )

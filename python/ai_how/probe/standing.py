@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import secrets
 import socket
 import time
@@ -33,7 +34,7 @@ from ai_how.probe.expectations import HOST, LAN, Outside, Side
 from ai_how.probe.guest import Guest, find_guest
 from ai_how.probe.packets import NotTested, arp, ask, dns, ping
 from ai_how.probe.place import Place, here, named, new
-from ai_how.probe.promises import UPLINK, Member, Party, Stranger, blocked_targets
+from ai_how.probe.promises import MOST, UPLINK, Member, Party, Stranger, blocked_targets
 from ai_how.probe.responder import Responder, tap
 from ai_how.probe.run import Spot
 from ai_how.providers import domain as domains
@@ -44,8 +45,8 @@ from ai_how.spec.network import DnsMode, Network
 from ai_how.spec.node import MacAddress, Node, Role
 from ai_how.spec.policy import Discovery
 
-#: How many nodes of a cluster are stood for, unless all are asked for; each is a namespace with a lease.
-MOST = 8
+#: How many places are made, or agents asked, side by side.
+_AT_ONCE = 8
 
 #: Seconds that a lease may take. What answers at all answers in milliseconds.
 _LEASE_WITHIN = 2.0
@@ -54,6 +55,12 @@ _LEASE_WITHIN = 2.0
 _TESTING = IPv4Network("198.18.0.0/15")
 
 _LAN_LINK = "aihlan"
+
+#: Open files of a test, whatever its size, and of each place: its tap, and sockets that answer at a few ports.
+_FILES, _FILES_OF_A_PLACE = 768, 16
+
+#: How often a free port is looked for: most are.
+_TRIES = 50
 _ANY_RESOLVER = IPv4Address("8.8.8.8")
 _ANY_NAME = "example.com"
 
@@ -106,8 +113,9 @@ def standing(
         wanted = [
             (group, stand) for group in groups for stand in group.stands(None if everybody else MOST, senders=senders)
         ]
+        _make_room(len(wanted))
         found: dict[str, list[Endpoint]] = {group.cluster.name: [] for group in groups}
-        with ThreadPoolExecutor(8) as workers:
+        with ThreadPoolExecutor(_AT_ONCE) as workers:
             entered = workers.map(lambda one: stack.enter_context(one[0].enter(one[1])), wanted)
             for number, ((group, _), each) in enumerate(zip(wanted, entered, strict=True)):
                 found[group.cluster.name].append(each)
@@ -117,7 +125,7 @@ def standing(
             for group in found.values()
             for each in group
         }
-        guests = _guests(libvirt, clusters, running) if outside else {}
+        guests = _guests(libvirt, clusters, running, None if everybody else MOST) if outside else {}
         spots |= {name: Spot(host, guest=guest) for name, guest in guests.items()}
         parties = tuple(group.party(found[group.cluster.name], guests) for group in groups)
         spots[HOST] = Spot(host)
@@ -141,6 +149,22 @@ def _refuse_down(clusters: Iterable[Cluster], there: Mapping[str, VirtualNetwork
                 why="it is not on this host" if network is None else f"its network {network.name} is not active",
                 remedy="Bring it up: ai-how up CONFIG. Before that, ai-how rehearse CONFIG tests it in a lab.",
             )
+
+
+def _make_room(places: int) -> None:
+    """Let this process open what so many places take. Raises HostError where it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = _FILES + places * _FILES_OF_A_PLACE
+    if soft == resource.RLIM_INFINITY or need <= soft:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard if hard == resource.RLIM_INFINITY else max(need, hard)))
+    except (OSError, ValueError) as error:
+        raise HostError(
+            f"there is no room for {places} places to send from",
+            why=f"they take {need} open files: {error}",
+            remedy="Try a sample, without --all, or one cluster after the other: --cluster NAME.",
+        ) from error
 
 
 class _Group:
@@ -210,10 +234,12 @@ class _Group:
         )
 
 
-def _guests(libvirt: Libvirt, clusters: Iterable[Cluster], running: Collection[str]) -> dict[str, Guest]:
+def _guests(
+    libvirt: Libvirt, clusters: Iterable[Cluster], running: Collection[str], most: int | None
+) -> dict[str, Guest]:
     """The machines that can be asked themselves, of the first ones of each cluster."""
-    names = [node.name for each in clusters for node in each.nodes[:MOST] if node.name in running]
-    with ThreadPoolExecutor(MOST) as workers:
+    names = [node.name for each in clusters for node in each.nodes[:most] if node.name in running]
+    with ThreadPoolExecutor(_AT_ONCE) as workers:
         found = workers.map(lambda name: find_guest(libvirt, name), names)
         return {name: guest for name, guest in zip(names, found, strict=True) if guest is not None}
 
@@ -306,7 +332,14 @@ def ways_in(clusters: Sequence[Network], around: Outside) -> Iterator[None]:
 def stand_in_for_lan() -> Iterator[tuple[Place, IPv4Address]]:
     """A namespace behind a link of the host's, in a network that nobody has: what comes from it comes from outside."""
     taken = [each.network for each in read_routes(list_routes())]
-    network = next(each for each in _TESTING.subnets(new_prefix=30) if not any(each.overlaps(other) for other in taken))
+    free = (each for each in _TESTING.subnets(new_prefix=30) if not any(each.overlaps(other) for other in taken))
+    network = next(free, None)
+    if network is None:
+        raise HostError(
+            "there is no address for a machine outside",
+            why=f"all of {_TESTING}, which is kept for tests, is routed somewhere on this host",
+            remedy="See where: ip route show table all. Without that machine: ai-how test --quick",
+        )
     ours, theirs = network.network_address + 1, network.network_address + 2
     link = f"{_LAN_LINK}{secrets.token_hex(4)}"
     with new(LAN) as place:
@@ -353,14 +386,20 @@ def _listen(stack: ExitStack, parties: Iterable[Party], spots: Mapping[str, Spot
 
 
 def _free_port(host: Place) -> int:
-    """A port of the host with a free one after it."""
-    while True:
-        with host.socket(socket.AF_INET, socket.SOCK_STREAM) as one, contextlib.suppress(OSError):
-            one.bind(("", 0))
-            port = int(one.getsockname()[1])
-            with host.socket(socket.AF_INET, socket.SOCK_STREAM) as other:
-                other.bind(("", port + 1))
-                return port
+    """A port of the host with a free one after it, both for TCP and UDP. Raises HostError."""
+    for _ in range(_TRIES):
+        with ExitStack() as tried, contextlib.suppress(OSError, OverflowError):
+            first = tried.enter_context(host.socket(socket.AF_INET, socket.SOCK_STREAM))
+            first.bind(("", 0))
+            port = int(first.getsockname()[1])
+            for kind, number in (
+                (socket.SOCK_DGRAM, port),
+                (socket.SOCK_STREAM, port + 1),
+                (socket.SOCK_DGRAM, port + 1),
+            ):
+                tried.enter_context(host.socket(socket.AF_INET, kind)).bind(("", number))
+            return port
+    raise HostError(f"{host.name} has no free port to answer at", why=f"none was found in {_TRIES} tries")
 
 
 def _replies(host: Place, target: IPv4Address) -> bool:

@@ -213,6 +213,25 @@ def test_report_that_cannot_be_written_is_said_before_anything_is_tried(
     assert "✓" not in ran.stderr
 
 
+def test_where_files_cannot_be_opened_for_every_place_that_is_said_first(config: Path) -> None:
+    def tried(limit: str) -> Ran:
+        without = ("setpriv", "--bounding-set=-sys_resource", "prlimit", f"--nofile={limit}")
+        argv = [*without, sys.executable, "-m", "ai_how", "test", config, "--cluster", "wide", "--quick"]
+        return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    raised, refused = tried("200:4096"), tried("200:200")
+    assert raised.returncode == 0, raised.stdout + raised.stderr
+    assert refused.returncode == 3, refused.stdout + refused.stderr
+    assert "there is no room for 2 places" in refused.stderr
+
+
+def test_report_that_cannot_be_written_in_the_end_is_shown_all_the_same(config: Path, ai_how: AiHow) -> None:
+    ran = ai_how("test", config, "--cluster", "wide", "--quick", "--junit", "/dev/full")
+    assert ran.returncode == 3, ran.stdout + ran.stderr
+    assert "/dev/full cannot be written" in ran.stderr
+    assert " passed, 0 skipped" in ran.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_interrupted_it_leaves_no_endpoint(number: signal.Signals, config: Path) -> None:
     with beginning("test", config, "--cluster", "wide") as process:
