@@ -244,6 +244,8 @@ def test_targets_are_understood() -> None:
     assert read_target("hpc-controller") == Target("hpc-controller")
     assert read_target("8.8.8.8:53/udp") == Target("8.8.8.8", Port(Protocol.UDP, 53))
     assert read_target("gateway:22") == Target("gateway", Port(Protocol.TCP, 22))
-    for wrong in ("", ":22", "a:0", "a:65536", "a:22/sctp", "a b", "http://a"):
+    assert read_target("example.com.") == Target("example.com.")
+    too_long = (f"{'a' * 64}.com", ".".join(["a" * 63] * 4))
+    for wrong in ("", ":22", "a:0", "a:65536", "a:22/sctp", "a b", "http://a", "a..b", ".", "bücher.de", *too_long):
         with pytest.raises(UsageError):
             read_target(wrong)

@@ -12,7 +12,7 @@ import difflib
 import re
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -21,6 +21,7 @@ from ai_how.config.terms import Protocol
 from ai_how.engine.wait import leases
 from ai_how.errors import AiHowError, NotReady, UsageError
 from ai_how.host.libvirt import Libvirt
+from ai_how.host.lock import held
 from ai_how.host.process import output
 from ai_how.host.routes import read_routes
 from ai_how.lab import INTERNET, has_internet
@@ -45,9 +46,14 @@ HOST, OUTSIDE, GATEWAY = "host", "outside", "gateway"
 #: Seconds that an endpoint's lease may take.
 _LEASE_WITHIN = 3.0
 _ANYWHERE = IPv4Address("8.8.8.8")
+#: While an endpoint is a node of that network, nobody else may be it, or start its machine.
+Hold = Callable[[VirtualNetwork], None]
+
 _UP = "ai-how up, with the cluster's configuration, mends it"
 
-_TARGET = re.compile(r"(?P<name>[^:/\s]+)(?::(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp))?)?")
+_TARGET = re.compile(r"(?P<name>[\w.-]+)(?::(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp))?)?", re.ASCII)
+#: Bytes of a name, and of a part of it, at most (RFC 1035, 2.3.4).
+_LONGEST_NAME, _LONGEST_LABEL = 253, 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ def read_target(text: str) -> Target:
     """Understands `TO[:PORT[/udp]]`. Raises UsageError."""
     found = _TARGET.fullmatch(text)
     number = int(found["port"] or 1) if found is not None else 0
-    if found is None or not 1 <= number <= 65535:
+    if found is None or not 1 <= number <= 65535 or not _is_name(found["name"]):
         raise UsageError(
             f"{text!r} is no target",
             why="IPv6 stays within its cluster, and is not followed" if text.count(":") > 1 else "",
@@ -122,22 +128,27 @@ def read_target(text: str) -> Target:
     return Target(found["name"], port)
 
 
+def _is_name(text: str) -> bool:
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= _LONGEST_NAME and all(0 < len(each) <= _LONGEST_LABEL for each in labels)
+
+
 def inhabitants(libvirt: Libvirt) -> Inhabitants:
     """Ask libvirt for them."""
     everything = tuple(networks.observe_all(libvirt))
     clusters = {each.cluster: each for each in everything if each.cluster}
     found = domains.observe_all(libvirt)
     paused = domains.paused(libvirt) if any(each.running for each in found) else frozenset()
-    held: dict[str, dict[str, IPv4Address]] = {}
+    given: dict[str, dict[str, IPv4Address]] = {}
     machines = {}
     for each in found:
         network = clusters.get(each.cluster)
         if network is None:
             continue
-        if each.running and each.cluster not in held:
-            held[each.cluster] = {lease.mac: lease.ip for lease in leases(libvirt, network.name)}
+        if each.running and each.cluster not in given:
+            given[each.cluster] = {lease.mac: lease.ip for lease in leases(libvirt, network.name)}
         reserved = next((one.ip for one in network.reservations if one.mac == each.mac), None)
-        ip = reserved or held.get(each.cluster, {}).get(each.mac)
+        ip = reserved or given.get(each.cluster, {}).get(each.mac)
         machines[each.name] = Machine(
             each.name, each.mac, network, ip, each.running, each.name in paused, each.linked or not each.running
         )
@@ -180,13 +191,20 @@ def why_not(libvirt: Libvirt, frm: str, to: Target) -> Answered:
     notes: list[str] = []
     source = target = None
     with ExitStack() as stack:
+        taken: set[str] = set()
+
+        def hold(network: VirtualNetwork) -> None:
+            if network.cluster not in taken:
+                stack.enter_context(held(libvirt.uri, network.cluster))
+                taken.add(network.cluster)
+
         try:
-            end = _enter(stack, known, frm, notes)
+            end = _enter(stack, known, frm, hold, notes)
             target = _find_target(known, end, to)
             spot_way = find_way(end.place, target)
             source = spot_way.source
             responder = stack.enter_context(Responder())
-            troubles = _stand_for(stack, known, end, target, to.port, responder, notes)
+            troubles = _stand_for(stack, known, end, target, to.port, responder, hold, notes)
             action = Ping(target) if to.port is None else Talk(target, to.port)
             path = explain(end.place, action, Scene(known.networks, troubles))
         except _Stopped as known_already:
@@ -195,7 +213,7 @@ def why_not(libvirt: Libvirt, frm: str, to: Target) -> Answered:
     return Answered(frm, source, target, path, tuple(notes))
 
 
-def _enter(stack: ExitStack, known: Inhabitants, name: str, notes: list[str]) -> _End:
+def _enter(stack: ExitStack, known: Inhabitants, name: str, hold: Hold, notes: list[str]) -> _End:
     if name == HOST:
         return _End(stack.enter_context(here(HOST)), HOST)
     if name == OUTSIDE:
@@ -212,6 +230,8 @@ def _enter(stack: ExitStack, known: Inhabitants, name: str, notes: list[str]) ->
     stands = machine is not None and not machine.running
     mac = machine.mac if machine is not None and stands else f"52:54:00:{secrets.token_bytes(3).hex(':')}"
     who = machine.name if machine is not None and stands else f"a stand-in on {network.bridge}"
+    if stands:
+        hold(network)
     entered = _leased(stack, network, mac, who)
     if stands:
         notes.append(f"{who} does not run: {entered.ip} was taken for it")
@@ -268,6 +288,12 @@ def _find_target(known: Inhabitants, end: _End, to: Target) -> IPv4Address:
             what = f"it has no address: {'no lease was given to it' if machine.running else 'none is reserved for it'}"
             raise _Stopped(Stop(Cause.ADDRESS, Direction.REQUEST, machine.name, what, remedy=("ai-how leases",)))
         return machine.ip
+    if to.name in known.clusters:
+        gateway = known.clusters[to.name].gateway
+        raise UsageError(
+            f"{to.name} is a cluster, and no address",
+            remedy=f"Name one of its nodes, or its gateway, {gateway}.",
+        )
     if "." not in to.name:
         raise _nobody(known, to.name)
     return _resolve(known, end, to.name)
@@ -324,6 +350,7 @@ def _stand_for(
     target: IPv4Address,
     port: Port | None,
     responder: Responder,
+    hold: Hold,
     notes: list[str],
 ) -> dict[IPv4Address, Stop]:
     """Put somebody in place of the node that it is for, where it does not run; what is wrong with it where it does."""
@@ -338,6 +365,7 @@ def _stand_for(
         return {} if machine.trouble is None else {machine.ip: machine.trouble}
     if not machine.network.active:
         return {}
+    hold(machine.network)
     try:
         entered = _leased(stack, machine.network, machine.mac, machine.name)
     except _Stopped as stopped:

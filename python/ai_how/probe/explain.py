@@ -26,7 +26,7 @@ from ai_how.probe.circumstances import (
     judge_sender,
     look,
 )
-from ai_how.probe.expectations import Action, Forgery, Leaving, Page, Ping, Question, Served, Talk
+from ai_how.probe.expectations import Action, Forgery, Leaving, Page, Ping, Question, Served, Sized, Talk
 from ai_how.probe.packets import Answer, NotTested, ask
 from ai_how.probe.path import Cause, PacketPath, Stop, hops
 from ai_how.probe.place import Place, here
@@ -103,7 +103,7 @@ def explain(spot: Spot | Place, action: Action, scene: Scene | None = None) -> P
 def _packet(action: Action) -> tuple[IPv4Address, Port | None] | None:
     """Whom it is sent to, and at which port; None where it is nothing of the kind."""
     match action:
-        case Ping(IPv4Address() as to) | Forgery(_, to):
+        case Ping(IPv4Address() as to) | Forgery(_, to) | Sized(to):
             return to, None
         case Talk(IPv4Address() as to, port):
             return to, port
@@ -135,6 +135,12 @@ def find_end(seen: _Seen, scene: Scene) -> Stop:
     if seen.old:
         return _by_rule(seen.old[-1], Direction.REQUEST, seen.asked, scene)
     request, reply = seen.ways[Direction.REQUEST], seen.ways[Direction.REPLY]
+    if not request and seen.way.local:
+        what = f"it does not leave {seen.sender}, " + (
+            "and nothing listens there" if seen.refused else "which is silent"
+        )
+        cause = Cause.REFUSED if seen.refused else Cause.SILENCE
+        return Stop(cause, Direction.REQUEST, seen.sender, what)
     if not request:
         return _troubled(judge_sender(seen.inside, seen.host, seen.way, seen.asked.target, seen.sender), seen, scene)
     if seen.refused and last(request).hook != "prerouting":

@@ -19,9 +19,10 @@ import pytest
 
 from ai_how.config.load import load_mapping
 from ai_how.engine import cluster as engine
-from ai_how.errors import UsageError
+from ai_how.errors import InUse, UsageError
 from ai_how.host import foreign_firewalls
 from ai_how.host.libvirt import Libvirt
+from ai_how.host.lock import held
 from ai_how.lab import Internet
 from ai_how.probe.endpoint import PREFIX
 from ai_how.probe.ends import read_target, why_not
@@ -304,6 +305,8 @@ def test_missing_masquerading_is_named_where_nobody_answers(asked: Asked, intern
 
 def test_a_port_where_nobody_listens_is_no_firewalls_fault(asked: Asked, internet: Internet) -> None:
     target = str(internet.resolvers[0])
+    end = stopped(asked("alpha-controller", "alpha-controller:99"), Cause.REFUSED)
+    assert end.where == "alpha-controller"
     end = stopped(asked("alpha-controller", f"{target}:99"), Cause.REFUSED)
     assert f"{target} refused it: nothing listens on port 99" in end.what
     passes(asked("alpha-controller", f"{target}:53"))
@@ -400,6 +403,8 @@ def test_names_that_fit_nothing_are_refused_with_the_nearest(libvirt: Libvirt, r
         ("alpha", "alpha-compute-9", "nobody here is called alpha-compute-9"),
         ("controller", "gateway", "controller fits several nodes"),
         ("host", "gateway", "host is in no cluster"),
+        ("alpha", "beta", "beta is a cluster, and no address"),
+        ("alpha", "a..b", "is no target"),
         ("alpha", "gateway:99999", "is no target"),
         ("alpha", "fe80::1", "IPv6 stays within its cluster"),
     ],
@@ -408,6 +413,15 @@ def test_what_is_no_end_is_refused(asked: Asked, sender: str, target: str, says:
     with pytest.raises(UsageError) as refusal:
         asked(sender, target)
     assert says in str(refusal.value)
+
+
+def test_nobody_else_is_a_node_while_one_is_stood_for(libvirt: Libvirt, asked: Asked) -> None:
+    with held(libvirt.uri, "alpha"):
+        for pair in (("alpha-controller", "gateway"), ("host", "alpha-controller")):
+            with pytest.raises(InUse):
+                asked(*pair)
+        passes(asked("alpha", "gateway"))  # a stand-in is nobody's double
+    passes(asked("alpha-controller", "alpha-compute-01"))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
