@@ -19,11 +19,13 @@ import pytest
 from ai_how.config.terms import Protocol
 from ai_how.errors import AiHowError, CommandFailed, HostError, NotReady
 from ai_how.lab import Internet
+from ai_how.probe.actions import Forgery, Ping, Sized, Talk
 from ai_how.probe.endpoint import LINK, PREFIX, Endpoint, attached, configure, endpoint
-from ai_how.probe.expectations import Expect, Expectation, Forgery, Ping, Sized, Talk, link_local
+from ai_how.probe.expectations import Expect, Expectation
 from ai_how.probe.judge import Result
 from ai_how.probe.packets import Address, NotTested, arp, ask, dns, forged, http, ping, tcp, udp
 from ai_how.probe.place import here, named
+from ai_how.probe.private6 import link_local
 from ai_how.probe.responder import Responder, tap
 from ai_how.probe.run import Spot, run
 from ai_how.spec.policy import Port

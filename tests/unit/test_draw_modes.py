@@ -12,7 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 from ai_how.config.terms import DnsMode
-from ai_how.probe.expectations import Column, Expect, Expectation, Ping, Side, Talk, cell
+from ai_how.probe.actions import Ping, Talk
+from ai_how.probe.columns import Column, cell
+from ai_how.probe.expectations import Expect, Expectation, Side
 from ai_how.probe.matrix import AROUND, Field, document_of
 from ai_how.resources.firewall import Denial
 from ai_how.spec.resolve import resolve_all

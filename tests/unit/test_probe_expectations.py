@@ -11,26 +11,11 @@ import pytest
 
 from ai_how.config.load import load_mapping
 from ai_how.config.terms import DnsMode, Protocol
-from ai_how.probe.expectations import (
-    LAN,
-    Column,
-    Expect,
-    Expectation,
-    Forgery,
-    Leased,
-    Leaving,
-    Outside,
-    Page,
-    Ping,
-    Question,
-    Served,
-    Side,
-    Talk,
-    WhoHas,
-    cell,
-    link_local,
-)
+from ai_how.probe.actions import Forgery, Leased, Leaving, Page, Ping, Question, Served, Talk, WhoHas
+from ai_how.probe.columns import Column, cell
+from ai_how.probe.expectations import LAN, Expect, Expectation, Outside, Side
 from ai_how.probe.matrix import AROUND, Field, document_of
+from ai_how.probe.private6 import link_local
 from ai_how.probe.run import with_controls
 from ai_how.spec.policy import Port
 from ai_how.spec.resolve import resolve, resolve_all

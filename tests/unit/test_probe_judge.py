@@ -7,18 +7,8 @@ from ipaddress import IPv4Address
 import pytest
 
 from ai_how.config.terms import Protocol
-from ai_how.probe.expectations import (
-    Action,
-    Expect,
-    Expectation,
-    Forgery,
-    Leaving,
-    Page,
-    Ping,
-    Question,
-    Talk,
-    WhoHas,
-)
+from ai_how.probe.actions import Action, Forgery, Leaving, Page, Ping, Question, Talk, WhoHas
+from ai_how.probe.expectations import Expect, Expectation
 from ai_how.probe.judge import Result, Scenario, judge, skipped
 from ai_how.probe.packets import Answer
 from ai_how.spec.policy import Port

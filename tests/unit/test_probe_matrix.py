@@ -9,7 +9,7 @@ import pytest
 
 from ai_how.cli.matrix import show
 from ai_how.config.terms import DnsMode
-from ai_how.probe.expectations import Column
+from ai_how.probe.columns import Column
 from ai_how.probe.judge import Result
 from ai_how.probe.matrix import Field, Matrix, document_of, try_all
 from ai_how.spec.resolve import resolve_all

@@ -15,22 +15,8 @@ import pytest
 from ai_how.config.load import load_mapping
 from ai_how.config.terms import Protocol
 from ai_how.errors import UsageError
-from ai_how.probe.expectations import (
-    HOST,
-    LAN,
-    Expect,
-    Expectation,
-    Leased,
-    Leaving,
-    Outside,
-    Owner,
-    Ping,
-    Question,
-    Side,
-    Sized,
-    Talk,
-    WhoHas,
-)
+from ai_how.probe.actions import Leased, Leaving, Owner, Ping, Question, Sized, Talk, WhoHas
+from ai_how.probe.expectations import HOST, LAN, Expect, Expectation, Outside, Side
 from ai_how.probe.judge import Result, Scenario
 from ai_how.probe.matrix import AROUND
 from ai_how.probe.promises import Member, Party, Promises, Stranger, blocked_targets, quick, whole

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ai_how.cli.terminal import colourful, counted, note, paint, say
-from ai_how.probe.expectations import Column, Expect
+from ai_how.probe.columns import Column
+from ai_how.probe.expectations import Expect
 from ai_how.probe.judge import Result
 from ai_how.probe.matrix import Matrix, Told, silent
 

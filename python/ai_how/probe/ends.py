@@ -25,9 +25,9 @@ from ai_how.host.lock import held
 from ai_how.host.process import output
 from ai_how.host.routes import read_routes
 from ai_how.lab import INTERNET, has_internet
+from ai_how.probe.actions import Ping, Question, Talk
 from ai_how.probe.circumstances import find_way, look
 from ai_how.probe.endpoint import Endpoint, endpoint
-from ai_how.probe.expectations import Ping, Question, Talk
 from ai_how.probe.explain import Scene, explain
 from ai_how.probe.packets import NotTested, ask, dns
 from ai_how.probe.path import Cause, PacketPath, Stop

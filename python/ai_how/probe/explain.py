@@ -15,6 +15,7 @@ from ai_how.config.terms import Protocol
 from ai_how.errors import CommandFailed
 from ai_how.host import iptables
 from ai_how.probe import legacy
+from ai_how.probe.actions import Action, Forgery, Leaving, Page, Ping, Question, Served, Sized, Talk
 from ai_how.probe.circumstances import (
     Look,
     Way,
@@ -26,7 +27,6 @@ from ai_how.probe.circumstances import (
     judge_sender,
     look,
 )
-from ai_how.probe.expectations import Action, Forgery, Leaving, Page, Ping, Question, Served, Sized, Talk
 from ai_how.probe.packets import Answer, NotTested, ask
 from ai_how.probe.path import Cause, PacketPath, Stop, hops
 from ai_how.probe.place import Place, here

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
 
-from ai_how.probe.expectations import (
+from ai_how.probe.actions import (
     Action,
     Addressed,
-    Expect,
-    Expectation,
     Forgery,
     Leased,
     Leaving,
@@ -26,6 +24,7 @@ from ai_how.probe.expectations import (
     Talk,
     WhoHas,
 )
+from ai_how.probe.expectations import Expect, Expectation
 from ai_how.probe.packets import Answer
 
 

@@ -18,10 +18,12 @@ from ai_how.host.libvirt import Libvirt
 from ai_how.host.process import output
 from ai_how.lab import INTERNET
 from ai_how.probe import registry
+from ai_how.probe.columns import Column, cell
 from ai_how.probe.endpoint import LINK, Endpoint, endpoint
-from ai_how.probe.expectations import HOST, LAN, Column, Expectation, Outside, Side, cell, gateway6, node6
+from ai_how.probe.expectations import HOST, LAN, Expectation, Outside, Side
 from ai_how.probe.judge import Result, Scenario
 from ai_how.probe.place import here, named
+from ai_how.probe.private6 import gateway6, node6
 from ai_how.probe.responder import Responder, tap
 from ai_how.probe.run import Spot, run
 from ai_how.probe.standing import ways_in

@@ -8,34 +8,32 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from ai_how.config.terms import Protocol
-from ai_how.probe.expectations import (
-    HOST,
-    LAN,
+from ai_how.probe.actions import (
     Action,
     Addressed,
-    Column,
-    Expect,
-    Expectation,
     Leased,
-    Outside,
     Owner,
     Ping,
     Question,
     Reaches,
     Resolves,
-    Side,
     Sized,
     Talk,
     WhoHas,
-    able,
-    beyond,
-    cell,
+)
+from ai_how.probe.columns import Column, cell
+from ai_how.probe.controls import able, beyond, seen_outside, way_out
+from ai_how.probe.expectations import (
+    HOST,
+    LAN,
+    Expect,
+    Expectation,
+    Outside,
+    Side,
     forwards,
     leaves,
     peers,
-    seen_outside,
     told_servers,
-    way_out,
 )
 from ai_how.spec.neighbours import SOCIAL
 from ai_how.spec.network import DnsMode, Network

@@ -9,12 +9,9 @@ from typing import assert_never
 
 from ai_how.config.terms import Protocol
 from ai_how.probe import packets
-from ai_how.probe.dhcp import Lease
-from ai_how.probe.expectations import (
+from ai_how.probe.actions import (
     Action,
     Addressed,
-    Expect,
-    Expectation,
     Forgery,
     Leased,
     Leaving,
@@ -29,6 +26,8 @@ from ai_how.probe.expectations import (
     Talk,
     WhoHas,
 )
+from ai_how.probe.dhcp import Lease
+from ai_how.probe.expectations import Expect, Expectation
 from ai_how.probe.guest import Guest
 from ai_how.probe.judge import Scenario, came_through, judge, skipped
 from ai_how.probe.packets import Answer, NotTested

@@ -19,7 +19,7 @@ from tests.lab.consul_agent import program
 
 from ai_how.config.terms import DnsMode
 from ai_how.host.libvirt import Libvirt
-from ai_how.probe.expectations import Column
+from ai_how.probe.columns import Column
 from ai_how.probe.judge import Result
 from ai_how.probe.matrix import AROUND, Field, Matrix, document_of, standing, try_all
 from ai_how.probe.run import with_controls

@@ -20,7 +20,8 @@ from ai_how.compile.cluster import compile_network
 from ai_how.config.load import load_file
 from ai_how.host import agent as agent_of_guests
 from ai_how.host.libvirt import Libvirt
-from ai_how.probe.expectations import Expect, Leased
+from ai_how.probe.actions import Leased
+from ai_how.probe.expectations import Expect
 from ai_how.probe.judge import Result
 from ai_how.probe.report import Report
 from ai_how.providers import network as networks

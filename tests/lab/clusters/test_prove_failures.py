@@ -216,7 +216,7 @@ def test_report_that_cannot_be_written_is_said_before_anything_is_tried(
 def test_where_files_cannot_be_opened_for_every_place_that_is_said_first(config: Path) -> None:
     def tried(limit: str) -> Ran:
         without = ("setpriv", "--bounding-set=-sys_resource", "prlimit", f"--nofile={limit}")
-        argv = [*without, sys.executable, "-m", "ai_how", "test", config, "--cluster", "wide", "--quick"]
+        argv = [*without, sys.executable, "-m", "ai_how", "test", str(config), "--cluster", "wide", "--quick"]
         return subprocess.run(argv, capture_output=True, text=True, check=False)
 
     raised, refused = tried("200:4096"), tried("200:200")
