@@ -41,7 +41,7 @@ def rehearse(
         return _inside(document, options, here, quick=quick)
     from ai_how.lab import run as run_in_lab
 
-    with tempfile.TemporaryDirectory(prefix="ai-how-rehearsal-") as folder:
+    with interruptible(), tempfile.TemporaryDirectory(prefix="ai-how-rehearsal-") as folder:
         answer = Path(folder) / "answer.json"
         words = ["--json"] * options.json + ["--quick"] * quick + ["--verbose"] * options.verbose
         command = [sys.executable, "-m", "ai_how", "rehearse", str(config), "--here", str(answer), *words]
