@@ -20,7 +20,7 @@ What shall be, and what is (`ai-how test`)
 Why a packet does not arrive (`ai-how why-not`)
     ends.py          from whom to whom
     explain.py       sends it and finds where it stopped, with tracer.py, trace.py, legacy.py (rules),
-                     circumstances.py (links, routes, neighbours), path.py (in words), remedy.py (what would let it pass)
+                     circumstances.py (links, routes, neighbours), path.py (in words), remedy.py (what lets it pass)
 
 How well it performs (`ai-how perf`)
     perf.py, measure.py, floor.py
