@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 
 from ai_how.errors import NotOurs
 from ai_how.host.libvirt import Handle, Libvirt
 from ai_how.resources.base import Kind, identity_uuid
 from ai_how.resources.names import pool_cluster, pool_name
 from ai_how.resources.pool import Pool, read_pool
+
+#: Seconds within which libvirt must have made a volume: seconds for an emptied one, more where it writes all of it.
+IDLE_WITHIN = 30.0
 
 
 def observe(libvirt: Libvirt, cluster: str) -> list[Pool]:
@@ -77,11 +81,11 @@ def remove(libvirt: Libvirt, have: Pool) -> None:
         return
     with libvirt.doing(f"cannot remove storage pool {have.name}"):
         if handle.isActive():
-            handle.refresh()
+            _when_idle(libvirt, handle.refresh)
             strangers = handle.listVolumes()
             if strangers:
                 raise _not_ours(have, strangers, f"storage pool {have.name} is not removed")
-            handle.destroy()
+            _when_idle(libvirt, handle.destroy)
     # A directory that is gone already, or was never made, is no failure.
     try:
         handle.delete()
@@ -109,7 +113,7 @@ def refresh(libvirt: Libvirt, name: str) -> bool:
     with libvirt.doing(f"cannot read the storage pool {name} anew"):
         try:
             if handle is not None and handle.isActive():
-                handle.refresh()
+                _when_idle(libvirt, handle.refresh)
                 return True
         except libvirt.api.libvirtError as error:
             if "No such file" not in (error.get_error_message() or ""):
@@ -120,6 +124,19 @@ def refresh(libvirt: Libvirt, name: str) -> bool:
 def is_ours(handle: Handle) -> bool:
     """Whether the pool carries our mark: the UUID that follows from its name."""
     return bool(handle.UUIDString() == str(identity_uuid(Kind.POOL, handle.name())))
+
+
+def _when_idle(libvirt: Libvirt, operation: Callable[[], object]) -> None:
+    """Do it as soon as libvirt has ended what somebody who was killed had asked of the pool: it refuses until then."""
+    deadline = time.monotonic() + IDLE_WITHIN
+    while True:
+        try:
+            operation()
+            return
+        except libvirt.api.libvirtError as error:
+            if "asynchronous jobs" not in (error.get_error_message() or "") or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def _files_before(libvirt: Libvirt, handle: Handle) -> list[str]:
