@@ -105,7 +105,8 @@ class Host:
         return self.sh(
             "for family in $(nft list tables | sed -n 's/^table \\([a-z]*\\) ai_how$/\\1/p'); do"
             '  nft --stateless list table "$family" ai_how; done;'
-            "ip route show proto 97; cat /proc/sys/net/ipv4/ip_forward; virsh -q net-list --name | sort"
+            # A bridge whose last link went or came says so a moment later.
+            "ip route show proto 97 | sed 's/ linkdown//'; cat /proc/sys/net/ipv4/ip_forward; virsh -q net-list --name | sort"
         )
 
     def reached(self) -> set[str]:
