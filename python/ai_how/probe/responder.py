@@ -145,11 +145,12 @@ class Tap:
 @contextmanager
 def tap(place: Place, link: str, *, outgoing: bool = False) -> Iterator[Tap]:
     """A tap on `link` for the length of a `with` block, for what arrives or for what leaves."""
-    with place.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)) as sock:
+    # Without a protocol it takes nothing yet: neither of other links, nor while its buffer is still a small one.
+    with place.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         program = ctypes.create_string_buffer(_FILTER)
         described = struct.pack("@HP", len(_FILTER) // 8, ctypes.addressof(program))
         sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
-        sock.bind((link, 0))
+        sock.bind((link, _ETH_P_ALL))
         sock.setblocking(False)
         yield Tap(sock, outgoing=outgoing)
