@@ -7,6 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ai_how.config.load import load_file
+from ai_how.engine.events import silent
+from ai_how.engine.prepare import foresee
+from ai_how.host.libvirt import Libvirt
 from bench import floor
 from bench.configuration import write
 from bench.measure import AI_HOW, Taken, in_turns, process, timed
@@ -18,12 +22,15 @@ SIZE = 1_000
 THREADS = (2, 5)
 READERS = (1, 5)
 
-TARGETS = {"plan": Target(seconds=0.5), "up": Target(seconds=1.0)}
+_ENGINE, _PLAN, _UP = "ai-how's engine, plan", "ai-how plan --no-start", "ai-how up --no-start"
+TARGETS = {_ENGINE: Target(seconds=0.5), _PLAN: None, _UP: Target(seconds=1.0)}
 
 
 def measure(report: Report, image: Path, *, size: int = SIZE, rounds: int) -> None:
-    """The whole process. The floor of defining is that of `up` without a start; that of both others lists the machines
-    and reads their XML, one after the other or five at a time.
+    """The whole process; of a plan also the engine alone, in process.
+
+    The floor of defining is that of `up` without a start; that of both others lists the machines and reads their XML,
+    one after the other or five at a time.
 
     Runs in a lab, on a host that has nothing.
     """
@@ -43,18 +50,27 @@ def measure(report: Report, image: Path, *, size: int = SIZE, rounds: int) -> No
                     f"floor: their XML, {threads} at a time": partial(timed, partial(floor.read_all, threads=threads))
                     for threads in READERS
                 },
-                "ai-how plan --no-start": partial(process, plan),
-                "ai-how up --no-start": partial(process, up),
+                _ENGINE: partial(timed, partial(_plan, Path(config))),
+                _PLAN: partial(process, plan),
+                _UP: partial(process, up),
             },
             rounds,
         )
         process(destroy)
     rows = [Row("idle", f"{size:,} defined nodes, nothing to do", by, each) for by, each in taken.items()]
     best = min(row.wall for row in rows[: len(READERS)])
-    for verb, row in zip(TARGETS, rows[len(READERS) :], strict=True):
-        target = TARGETS[verb] if size == SIZE else None
+    for row in rows[len(READERS) :]:
+        target = TARGETS[row.by] if size == SIZE else None
         rows[rows.index(row)] = Row(row.part, row.work, row.by, row.taken, best, target)
     report.rows += rows
+
+
+def _plan(config: Path) -> None:
+    document = load_file(config)
+    with Libvirt() as libvirt:
+        [prepared] = foresee(libvirt, document, document.model.clusters, start=False, progress=silent)
+    if prepared.plan:
+        raise RuntimeError(f"there is something to do: {prepared.plan.steps[0]}")
 
 
 def _defining(report: Report, recipe: floor.Recipe, up: list[str], destroy: list[str], *, rounds: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -33,7 +34,9 @@ def test_networks_that_come_and_go_do_not_disturb_reading(libvirt_uri: str) -> N
     def come_and_go() -> None:
         with Libvirt(libvirt_uri) as other:
             while not over.is_set():
-                other.connection.networkCreateXML(NETWORK).destroy()
+                network = other.connection.networkCreateXML(NETWORK)
+                time.sleep(random.uniform(0, 0.03))  # noqa: S311 - so that it goes at any moment of the reading
+                network.destroy()
 
     worker = threading.Thread(target=come_and_go)
     worker.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -49,19 +50,23 @@ class Observed:
 
 def observe(libvirt: Libvirt, cluster: str, *, host: bool = True) -> Observed:
     """Read everything of `cluster` from the host; without `host`, only what libvirt has of it."""
-    everything = networks.observe_all(libvirt)
-    found: list[Resource] = [each for each in everything if each.cluster == cluster]
-    unseen = None
-    for kind, provider in PROVIDERS.items():
-        if kind is Kind.REGISTRATION:
-            try:
-                found.extend(provider.observe(libvirt, cluster) if host else ())
-            except HostError as error:
-                # Consul may be away; what that means is for each verb to say.
-                unseen = error
-        elif kind is not Kind.NETWORK and kind not in OF_THE_HOST:
-            found.extend(provider.observe(libvirt, cluster))
-    return Observed(tuple(found), tuple(everything), observe_host(libvirt) if host else (), unseen)
+    # Machines take longest, mostly to wait for libvirt: the rest is looked at meanwhile.
+    with ThreadPoolExecutor(1) as aside:
+        machines = aside.submit(PROVIDERS[Kind.DOMAIN].observe, libvirt, cluster)
+        everything = networks.observe_all(libvirt)
+        found: list[Resource] = [each for each in everything if each.cluster == cluster]
+        unseen = None
+        outside = observe_host(libvirt) if host else ()
+        for kind, provider in PROVIDERS.items():
+            if kind is Kind.REGISTRATION:
+                try:
+                    found.extend(provider.observe(libvirt, cluster) if host else ())
+                except HostError as error:
+                    # Consul may be away; what that means is for each verb to say.
+                    unseen = error
+            elif kind not in (Kind.NETWORK, Kind.DOMAIN) and kind not in OF_THE_HOST:
+                found.extend(provider.observe(libvirt, cluster))
+        return Observed((*found, *machines.result()), tuple(everything), outside, unseen)
 
 
 def observe_host(libvirt: Libvirt) -> tuple[Resource, ...]:
