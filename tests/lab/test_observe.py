@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def test_networks_that_come_and_go_do_not_disturb_reading(libvirt_uri: str) -> N
         with Libvirt(libvirt_uri) as other:
             while not over.is_set():
                 network = other.connection.networkCreateXML(NETWORK)
-                time.sleep(random.uniform(0, 0.03))  # noqa: S311 - so that it goes at any moment of the reading
+                time.sleep(random.uniform(0, 0.03))  # so that it goes at any moment of the reading
                 network.destroy()
 
     worker = threading.Thread(target=come_and_go)
