@@ -106,7 +106,8 @@ class Host:
             "for family in $(nft list tables | sed -n 's/^table \\([a-z]*\\) ai_how$/\\1/p'); do"
             '  nft --stateless list table "$family" ai_how; done;'
             # A bridge whose last link went or came says so a moment later.
-            "ip route show proto 97 | sed 's/ linkdown//'; cat /proc/sys/net/ipv4/ip_forward; virsh -q net-list --name | sort"
+            "ip route show proto 97 | sed 's/ linkdown//'; cat /proc/sys/net/ipv4/ip_forward;"
+            " virsh -q net-list --name | sort"
         )
 
     def reached(self) -> set[str]:
