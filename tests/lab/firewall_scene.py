@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
+from ai_how.errors import CommandFailed
 from ai_how.host.libvirt import Libvirt
 from ai_how.lab import INTERNET
 from ai_how.probe.endpoint import Endpoint, attached, endpoint
@@ -240,3 +241,18 @@ def started(definition: str) -> Iterator[None]:
         yield
     finally:
         run("virsh", "net-destroy", name)
+
+
+def forget_neighbours(place: Place, link: str) -> None:
+    """Whom the place knows on its link, it knows no longer.
+
+    ip-neighbour(8) ends with 255 and without a word where an entry goes by itself while it removes it: asked again.
+    """
+    for left in (2, 1, 0):
+        try:
+            place.run(["ip", "neigh", "flush", "dev", link])
+        except CommandFailed:
+            if not left:
+                raise
+        else:
+            return

@@ -90,7 +90,7 @@ def test_nothing_to_do_is_measured_on_defined_nodes_and_leaves_nothing(
         *((f"{what} 3 nodes", by) for what in ("defining", "destroying") for by in ("floor", "floor", "ai-how")),
         *(
             ("3 defined nodes, nothing to do", by)
-            for by in ("floor", "floor", "ai-how plan --no-start", "ai-how up --no-start")
+            for by in ("floor", "floor", "ai-how's engine, plan", "ai-how plan --no-start", "ai-how up --no-start")
         ),
     ]
     assert {len(row.taken) for row in report.rows if "nothing" in row.work} == {2}

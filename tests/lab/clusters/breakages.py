@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from tests.lab.clusters.proof import Scene
+from tests.lab.firewall_scene import forget_neighbours
 
 from ai_how.probe.endpoint import LINK, attached
 
@@ -181,7 +182,7 @@ def another(bridge: str, address: str) -> Breaks:
                 yield
         finally:
             for each in places:
-                each.run(["ip", "neigh", "flush", "all"])
+                forget_neighbours(each, LINK)
 
     return broken
 
