@@ -63,6 +63,10 @@ VERBS = {
         "why_not:why_not",
         "Send a packet, follow it, and name the rule or the missing thing that stops it.",
     ),
+    "doctor": Verb("doctor:doctor", "Find the one cause of what is wrong, and its repair."),
+    "support-bundle": Verb(
+        "support_bundle:support_bundle", "Write what is needed to judge this host from afar to a file."
+    ),
     "console": Verb("console:console", "Open the serial console of a node; leave it with Ctrl+]."),
     "lab": Verb("lab:lab_app", "A sealed place to try things in, with its own libvirt."),
     "image": Verb("image:image_app", "The micro guest image: a small machine for labs and tests."),

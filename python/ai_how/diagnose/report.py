@@ -1,67 +1,91 @@
-"""Which checks answer which question, and findings as text and exit code."""
+"""The verdict for people: the cause first, what it explains, how it is repaired, and what else was seen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 
-from ai_how.diagnose.dnsmasq import check_server_named, check_servers
-from ai_how.diagnose.facts import Facts
-from ai_how.diagnose.finding import Answer, Finding
-from ai_how.diagnose.machines import check_machine_named, check_machines
-from ai_how.diagnose.networks import check_network_named, check_networks
-from ai_how.errors import UsageError
+from ai_how.diagnose.catalogue import CATALOGUE
+from ai_how.diagnose.causes import Cause, Diagnosis
+from ai_how.diagnose.finding import Answer, Finding, Fix
 
-QUESTIONS = "[networks | dnsmasq | network NAME | vm NAME]"
+#: Paints a text in a colour by its name; plain where nobody wants colours.
+Paint = Callable[[str, str], str]
 
-
-Check = Callable[[Facts], Iterator[Finding]]
+_COLOURS = {Answer.OK: "green", Answer.WARN: "yellow", Answer.FAIL: "red", Answer.UNKNOWN: "cyan"}
 
 
-def checks_for(question: Sequence[str]) -> tuple[Check, ...]:
-    """The checks that answer a question (see QUESTIONS; an empty one asks for everything). Raises UsageError."""
-    match tuple(question):
-        case ():
-            return (check_networks, check_servers, check_machines)
-        case ("networks",):
-            return (check_networks,)
-        case ("dnsmasq",):
-            return (check_servers,)
-        case ("network", name):
-            return (partial(check_network_named, name=name), partial(check_server_named, name=name))
-        case ("vm", name):
-            return (partial(check_machine_named, name=name),)
-        case _:
-            raise UsageError(f"cannot answer {' '.join(question)!r}", remedy=f"ask {QUESTIONS}")
+def plain(text: str, _colour: str) -> str:
+    """Without colours."""
+    return text
 
 
-def findings(facts: Facts, checks: Iterable[Check]) -> list[Finding]:
-    """What the checks find, after what could not be looked at."""
-    found = []
-    if problem := facts.problem:
-        found.append(
-            Finding("libvirt", "libvirt", Answer.UNKNOWN, f"{problem.what}: {problem.why}", hint=problem.remedy)
-        )
-    return found + [finding for check in checks for finding in check(facts)]
-
-
-def exit_code(found: Iterable[Finding]) -> int:
-    """0 healthy, 1 something is wrong, 3 could not look."""
-    answers = {finding.answer for finding in found}
-    if Answer.FAIL in answers:
-        return 1
-    return 3 if Answer.UNKNOWN in answers else 0
-
-
-def text(found: Iterable[Finding], *, evidence: bool) -> str:
-    """The findings for people; `evidence` of healthy things is shown on demand, that of others always."""
-    lines = []
-    for finding in found:
-        fine = finding.answer is Answer.OK
-        lines.append(
-            f"{finding.answer:<7}  {finding.subject}: {finding.summary}" + ("" if fine else f" [{finding.check}]")
-        )
-        if evidence or not fine:
-            lines += [f"{'':9}  {line}" for line in finding.evidence]
-        lines += [f"{'':9}  → {line}" for line in finding.hint.splitlines()]
+def text(diagnosis: Diagnosis, *, findings: bool, paint: Paint = plain) -> str:
+    """The whole answer; with `findings` what is well, too."""
+    lines = [*_verdict(diagnosis, paint)]
+    for number, cause in enumerate(diagnosis.causes, 1):
+        lines += ["", *_cause(cause, number if len(diagnosis.causes) > 1 else 0, paint)]
+    unexplained = list(_unseen(diagnosis.unseen, paint))
+    lines += ["", *unexplained] if unexplained else []
+    if findings:
+        lines += ["", *(line for each in _ordered(diagnosis.findings) for line in _finding(each, paint))]
     return "\n".join(lines)
+
+
+def _verdict(diagnosis: Diagnosis, paint: Paint) -> Iterator[str]:
+    about = "" if str(diagnosis.question) == "everything" else f"{diagnosis.question}: "
+    well = sum(each.answer is Answer.OK for each in diagnosis.findings)
+    match diagnosis.causes:
+        case () if diagnosis.unseen:
+            yield f"{about}{paint('nothing wrong was found', 'yellow')}, and not everything could be looked at"
+        case ():
+            yield f"{about}{paint('healthy', 'green')} ({well} things looked at are well)"
+        case (one,):
+            yield f"{about}{paint('one cause', 'red')}: {CATALOGUE[one.id].title}"
+        case several:
+            yield f"{about}{paint(f'{len(several)} independent causes', 'red')}; begin with the first"
+
+
+def _cause(cause: Cause, number: int, paint: Paint) -> Iterator[str]:
+    finding = cause.finding
+    place = f"{number}. " if number else ""
+    yield f"{place}{paint(cause.id, _COLOURS[finding.answer])} of {paint(cause.subject, 'bold')}: {finding.summary}"
+    yield from (f"     {line}" for line in finding.evidence)
+    if cause.explains:
+        yield "   explains"
+        yield from (f"     {each.check} of {each.subject}: {each.summary}" for each in cause.explains)
+    yield from fix_lines(finding.fix, paint)
+    yield f"   more: docs/doctor/{cause.id}.md"
+
+
+def fix_lines(fix: Fix, paint: Paint) -> Iterator[str]:
+    """How something is repaired: what people decide, and the exact commands."""
+    if not fix.commands and not fix.advice:
+        return
+    yield f"   repair{' (ai-how doctor --fix does it)' if fix.automatic and not fix.mend else ''}"
+    if fix.advice:
+        yield f"     {fix.advice}"
+    yield from (f"     {paint(shlex.join(each), 'cyan')}" for each in fix.commands)
+
+
+def _unseen(found: Iterable[Finding], paint: Paint) -> Iterator[str]:
+    """What could not be looked at, by the reason: one missing thing blinds many checks."""
+    reasons: dict[str, list[str]] = {}
+    for each in found:
+        why = "; ".join(each.evidence) if each.evidence else f"{each.subject}: {each.summary}"
+        reasons.setdefault(why, []).append(each.check)
+    for why, checks in reasons.items():
+        yield f"{paint('not looked at', 'cyan')}: {', '.join(dict.fromkeys(checks))}"
+        yield f"     {why}"
+
+
+def _ordered(findings: Iterable[Finding]) -> list[Finding]:
+    order = list(CATALOGUE)
+    return sorted(findings, key=lambda each: (CATALOGUE[each.check].layer, order.index(each.check), each.subject))
+
+
+def _finding(finding: Finding, paint: Paint) -> Iterator[str]:
+    if finding.answer is Answer.UNKNOWN and finding.evidence:
+        return  # told above, by its reason
+    yield f"{paint(f'{finding.answer.value:<7}', _COLOURS[finding.answer])}  {finding.subject}: {finding.summary}"
+    yield from (f"{'':9}  {line}" for line in finding.evidence)

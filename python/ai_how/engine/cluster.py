@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ai_how.config.load import Document
 from ai_how.engine.carry_out import carry_out
 from ai_how.engine.discovery import leave_registered, settle
+from ai_how.engine.drift import as_made
 from ai_how.engine.events import Note, Phase, Planned, Progress, silent
 from ai_how.engine.guard import guarded, order_for, refuse_irreversible
 from ai_how.engine.hostwide import refuse_without_root, say_obstacles, say_ways_back, shared, wanted_of_host
@@ -152,6 +153,32 @@ def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
                 rest = make_plan(_at_rest(have, name), have.everything)
                 observed = carry_out(site, state, "down", name, rest, lambda now: _at_rest(now, name))
             state.finish(name)
+        return Outcome(plan.steps, read_status(libvirt, name, observed))
+
+
+def mend(site: Site, name: str) -> Outcome:
+    """Bring what the host has of the cluster, and what it has outside libvirt for it, back to what it was made as.
+
+    Nothing is made that is gone: that takes the configuration. Nodes that run keep running, those that do not stay off.
+    Raises UnsafeChange where only the configuration says what is right, RootNeeded, HostError.
+    """
+    libvirt = site.libvirt
+    with open_state(site.state) as state, held(libvirt.uri, name), shared(site.progress):
+        refuse_unconfirmed(libvirt.uri, name)
+        _continue(site, state, name)
+        was_there = name in state.clusters
+        observed = observe_awake(libvirt, name)
+        mended = as_made(observed)
+        want = (*mended, *wanted_of_host(observed, name, mended))
+        plan = make_plan(want, observed.everything)
+        if plan:
+            refuse_without_root(name, plan)
+            site.progress(Planned(name, plan))
+            observed = carry_out(site, state, "mend", name, plan, lambda _: want)
+            if was_there:
+                state.finish(name)
+            else:
+                state.forget(name)
         return Outcome(plan.steps, read_status(libvirt, name, observed))
 
 

@@ -7,16 +7,17 @@ networks need outside libvirt. What the configuration says otherwise is for `pla
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ai_how.engine.hostwide import needed_for
 from ai_how.engine.observe import Observed, observe_host
-from ai_how.errors import HostError
+from ai_how.errors import HostError, UnsafeChange
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.memory import is_root
 from ai_how.plan.plan import Plan, Step, make_plan
 from ai_how.resources.base import Kind, Resource
+from ai_how.resources.domain import Domain
 from ai_how.resources.names import pool_name
 from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.pool import Pool
@@ -131,3 +132,30 @@ def _what(step: Step) -> str:
     if step.have is None:
         return "it is gone"
     return "; ".join(_WORDS.get((step.target.kind, each.field), f"its {each.field} differ") for each in step.fields)
+
+
+def as_made(observed: Observed) -> tuple[Resource, ...]:
+    """What is there of the cluster, at work as it was made, as far as the host tells without the configuration.
+
+    Raises UnsafeChange where what runs and what is defined differ: which of them is right only the configuration says.
+    """
+    network = observed.network
+    if network is not None and network.active and not network.saved:
+        raise UnsafeChange(
+            f"cluster {network.cluster} is not mended",
+            why=f"{network.name} runs otherwise than it is defined, and only the configuration says what is right",
+            remedy="ai-how up with its configuration mends both.",
+        )
+    return tuple(map(_at_work, observed.resources))
+
+
+def _at_work(each: Resource) -> Resource:
+    match each:
+        case VirtualNetwork():
+            return replace(each, active=True, autostart=True, intact=True, bridged=True)
+        case Domain():
+            return replace(each, linked=True)
+        case Pool():
+            return replace(each, active=True)
+        case _:
+            return each

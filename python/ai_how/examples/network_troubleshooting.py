@@ -1,10 +1,10 @@
-"""What is wrong with the virtual networks here? Looks only, changes nothing.
+"""What is wrong with the virtual networks here? Looks only, changes nothing; the same as `ai-how doctor`.
 
     python python/ai_how/examples/network_troubleshooting.py [networks | dnsmasq | network NAME | vm NAME]
 
 Exit code: 0 healthy, 1 something is wrong, 2 wrong use, 3 could not look. LIBVIRT_DEFAULT_URI names another libvirt.
-Any Python from 3.11 on will do, ours or the system's (under sudo, say); without libvirt's bindings it says so and tells
-what can be told without them.
+Any Python from 3.11 on will do, ours or the system's (under sudo, say); without libvirt's bindings libvirt is asked by
+virsh, and without either it says so and tells what can be told.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
 from ai_how.diagnose import report
-from ai_how.diagnose.look import look
+from ai_how.diagnose.doctor import examine
 from ai_how.errors import UsageError
 from ai_how.host.libvirt import DEFAULT_URI
 
@@ -30,14 +30,12 @@ def main(words: list[str]) -> int:
         print((__doc__ or "").strip())
         return 0
     try:
-        checks = report.checks_for(words)
+        found = examine(os.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI, words)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    facts = look(os.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI)
-    found = report.findings(facts, checks)
-    print(report.text(found, evidence=words[:1] in (["network"], ["vm"])))
-    return report.exit_code(found)
+    print(report.text(found, findings=bool(words)))
+    return found.exit_code
 
 
 if __name__ == "__main__":

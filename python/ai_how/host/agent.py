@@ -67,7 +67,7 @@ def answers(libvirt: Libvirt, name: str, *, within: float = ANSWER) -> bool:
     """
     machine = libvirt.get(libvirt.connection.lookupByName, name)
     try:
-        _ask(libvirt, machine, "guest-ping", within=within)
+        ask(libvirt, machine, "guest-ping", within=within)
     except NoAgent:
         return False
     return True
@@ -82,12 +82,12 @@ def run(libvirt: Libvirt, name: str, argv: Sequence[str], within: float = WITHIN
     machine = libvirt.get(libvirt.connection.lookupByName, name)
     deadline = time.monotonic() + within
     try:
-        begun = _ask(libvirt, machine, "guest-exec", {"path": argv[0], "arg": list(argv[1:]), "capture-output": True})
+        begun = ask(libvirt, machine, "guest-exec", {"path": argv[0], "arg": list(argv[1:]), "capture-output": True})
     except _Refused as error:
         raise CommandFailed(argv, None, f"in {name}: {error.why}") from error
     pause = _AGAIN
     try:
-        while not (status := _ask(libvirt, machine, "guest-exec-status", {"pid": begun["pid"]}))["exited"]:
+        while not (status := ask(libvirt, machine, "guest-exec-status", {"pid": begun["pid"]}))["exited"]:
             if time.monotonic() > deadline:
                 raise CommandFailed(argv, None, f"in {name}: no end after {within:g} s")
             time.sleep(pause)
@@ -95,7 +95,7 @@ def run(libvirt: Libvirt, name: str, argv: Sequence[str], within: float = WITHIN
     except BaseException:
         # Nobody waits for it any more, and the agent knows no order that ends what it has started.
         with contextlib.suppress(NoAgent):
-            _ask(libvirt, machine, "guest-exec", {"path": "kill", "arg": ["-9", str(begun["pid"])]})
+            ask(libvirt, machine, "guest-exec", {"path": "kill", "arg": ["-9", str(begun["pid"])]})
         raise
     return read_ran(status)
 
@@ -103,7 +103,7 @@ def run(libvirt: Libvirt, name: str, argv: Sequence[str], within: float = WITHIN
 def links(libvirt: Libvirt, name: str) -> tuple[Link, ...]:
     """The links of the machine `name` with the addresses that they have inside. Raises NoAgent."""
     machine = libvirt.get(libvirt.connection.lookupByName, name)
-    return read_links(_ask(libvirt, machine, "guest-network-get-interfaces"))
+    return read_links(ask(libvirt, machine, "guest-network-get-interfaces"))
 
 
 def read_ran(status: Mapping[str, Any]) -> Ran:
@@ -128,10 +128,10 @@ def read_links(interfaces: Sequence[Mapping[str, Any]]) -> tuple[Link, ...]:
     )
 
 
-def _ask(
+def ask(
     libvirt: Libvirt, machine: Handle, order: str, arguments: Mapping[str, Any] | None = None, within: float = ANSWER
 ) -> Any:
-    """What the agent returns. Raises NoAgent or LibvirtError."""
+    """What the agent of `machine` (a handle of libvirt's) returns to an order. Raises NoAgent or LibvirtError."""
     import libvirt_qemu
 
     api = libvirt.api

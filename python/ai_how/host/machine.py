@@ -40,10 +40,10 @@ def judge_kvm(*, offered: bool, device: str, cpuinfo: str) -> KvmAbility:
 
 def kvm_ability(*, offered: bool) -> KvmAbility:
     """The verdict for this machine; `offered` as for `judge_kvm`."""
-    return judge_kvm(offered=offered, device=_device_trouble(), cpuinfo=CPUINFO.read_text())
+    return judge_kvm(offered=offered, device=device_trouble(), cpuinfo=CPUINFO.read_text())
 
 
-def _device_trouble() -> str:
+def device_trouble() -> str:
     """Why /dev/kvm cannot be opened, empty where it can (or where only this user may not: libvirt's QEMU may)."""
     try:
         os.close(os.open(KVM, os.O_RDWR | os.O_CLOEXEC))

@@ -16,6 +16,9 @@ from ai_how.resources.ruleset import MARK
 #: Where administrators' programs are, which a root shell made by `su` does not search.
 SEARCH = "/usr/sbin:/sbin"
 
+#: What of our memory (host/memory.py) holds our tables, for `nft -j -f`.
+RULES = "firewall.json"
+
 _PASSING = re.compile(r', "handle": \d+|"counter": \{[^}]*\}|\{"metainfo": [^}]*\}')
 
 

@@ -12,11 +12,10 @@ from typing import Any
 from ai_how.errors import NotOurs
 from ai_how.host import memory, nftables
 from ai_how.host.libvirt import Libvirt
+from ai_how.host.nftables import RULES
 from ai_how.resources.firewall import TABLE, FirewallTable, read_table, write_table
 from ai_how.resources.ruleset import FAMILIES, render, render_removal
 
-#: For `nft -j -f`.
-RULES = "firewall.json"
 APPLIED = "firewall-applied.json"
 
 

@@ -1,0 +1,142 @@
+"""From findings to the one cause: what explains the rest, what it does not explain, in the order of the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ai_how.diagnose.catalogue import CATALOGUE
+from ai_how.diagnose.finding import Answer, Finding, Fix
+from ai_how.diagnose.question import Question
+
+_WRONG = (Answer.FAIL, Answer.WARN)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A finding that no other explains, and the ones that it `explains`."""
+
+    finding: Finding
+    explains: tuple[Finding, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.finding.check
+
+    @property
+    def subject(self) -> str:
+        return self.finding.subject
+
+    @property
+    def because(self) -> tuple[str, ...]:
+        """What was seen, and what comes of it."""
+        seen = (self.finding.summary, *self.finding.evidence)
+        return (*seen, *(f"explains {each.check} of {each.subject}: {each.summary}" for each in self.explains))
+
+    @property
+    def fix(self) -> Fix:
+        return self.finding.fix
+
+    def to_json(self) -> dict[str, Any]:
+        """As `ai-how doctor --json` shows it; each command is one line as a shell would take it."""
+        import shlex
+
+        return {
+            "id": self.id,
+            "subject": self.subject,
+            "because": list(self.because),
+            "fix": {"commands": [shlex.join(each) for each in self.fix.commands], "automatic": self.fix.automatic},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The verdict. `causes` are independent of each other: the first is the one to begin with."""
+
+    question: Question
+    findings: tuple[Finding, ...]
+    causes: tuple[Cause, ...]
+
+    @property
+    def root(self) -> Cause | None:
+        """The cause to begin with; None where nothing is wrong."""
+        return self.causes[0] if self.causes else None
+
+    @property
+    def unseen(self) -> tuple[Finding, ...]:
+        """What could not be looked at."""
+        return tuple(each for each in self.findings if each.answer is Answer.UNKNOWN)
+
+    @property
+    def exit_code(self) -> int:
+        """0 healthy, 1 something is wrong, 3 could not look (at all of it)."""
+        if self.causes:
+            blind = {"libvirtd-down", "permission-denied"}
+            return 3 if {each.id for each in self.causes} <= blind else 1
+        return 3 if self.unseen else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As `ai-how doctor --json` shows it."""
+        return {
+            "root_cause": None if self.root is None else self.root.id,
+            "causes": [each.to_json() for each in self.causes],
+            "findings": [each.to_json() for each in self.findings],
+        }
+
+
+def conclude(question: Question, findings: Iterable[Finding]) -> Diagnosis:
+    """The verdict on these findings."""
+    found = tuple(findings)
+    wrong = [each for each in found if each.answer in _WRONG]
+    roots = [each for each in wrong if not any(explains(other, each) for other in wrong)]
+    # Two that explain each other would both be lost: the earlier in the chain is the root.
+    for each in sorted(wrong, key=_rank):
+        if each not in roots and not any(_reaches(root, each, wrong) for root in roots):
+            roots.append(each)
+    causes = [
+        Cause(root, tuple(each for each in wrong if each not in roots and _reaches(root, each, wrong)))
+        for root in roots
+    ]
+    return Diagnosis(question, found, tuple(sorted(causes, key=lambda cause: _rank(cause.finding))))
+
+
+def explains(cause: Finding, effect: Finding) -> bool:
+    """Whether `effect` is what `cause` makes appear: the catalogue says so, and it is where `cause` is.
+
+    Advice explains no failure.
+    """
+    if effect.check not in CATALOGUE[cause.check].explains or cause == effect:
+        return False
+    if cause.answer is Answer.WARN and effect.answer is Answer.FAIL:
+        return False
+    if effect.check == "config-drift" and (cause.network, cause.machine) != (effect.network, effect.machine):
+        return False  # of another thing
+    if cause.machine:
+        return cause.machine == effect.machine or (not effect.machine and cause.network == effect.network != "")
+    return not cause.network or cause.network == effect.network
+
+
+def _reaches(cause: Finding, effect: Finding, among: Sequence[Finding]) -> bool:
+    """Whether `cause` explains `effect`, directly or by others."""
+    seen, todo = {id(cause)}, [cause]
+    while todo:
+        here = todo.pop()
+        for each in among:
+            if id(each) not in seen and explains(here, each):
+                if each is effect:
+                    return True
+                seen.add(id(each))
+                todo.append(each)
+    return False
+
+
+def _rank(finding: Finding) -> tuple[bool, int, int, str]:
+    """Failures before advice, then the chain, then the table."""
+    order = list(CATALOGUE)
+    return (
+        finding.answer is not Answer.FAIL,
+        CATALOGUE[finding.check].layer,
+        order.index(finding.check),
+        finding.subject,
+    )

@@ -1,0 +1,214 @@
+"""Checks of the rules that packets pass, everybody's: what drops, what is gone, what leaves with the wrong address."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from ai_how.diagnose.checks.base import HOST, advice, check, of_host, of_network, repair
+from ai_how.diagnose.checks.clusters import mend
+from ai_how.diagnose.facts import Facts, Network, Part
+from ai_how.diagnose.finding import Answer, Command, Finding, Fix
+from ai_how.diagnose.rules import (
+    Change,
+    Lack,
+    Missing,
+    OursChanged,
+    Stopped,
+    Way,
+    forwarding_stopped,
+    libvirt_rules_missing,
+    not_masqueraded,
+    ours_changed,
+    within_stopped,
+)
+
+#: Lines of evidence at most: a flushed table has many.
+_MOST = 8
+
+
+@check("firewall-rules-missing", "Are all rules there that belong to networks?", Part.NETWORKS, Part.FIREWALL)
+def there(facts: Facts) -> Iterator[Finding]:
+    ours = _ours(facts)
+    lacking = [each for each in _libvirts(facts) if each.kind in (Lack.WHOLE, Lack.ACCEPT)]
+    whole = [each for each in lacking if each.kind is Lack.WHOLE]
+    gone = Change.GONE in ours.kinds
+    if gone or whole:
+        what = [*(["ai-how's own"] if gone else []), *(["libvirt's"] if whole else [])]
+        rules = (*(ours.lines if gone else ()), *(line for each in whole for line in each.rules))
+        yield of_host(
+            Answer.FAIL,
+            f"{' and '.join(what)} firewall rules are gone: somebody flushed them",
+            *_some(rules),
+            fix=_again(facts, gone=gone, libvirt=bool(whole)),
+        )
+    elif Change.OTHER in ours.kinds and not {Change.NAT, Change.ISOLATION} & ours.kinds:
+        yield of_host(
+            Answer.FAIL,
+            "ai-how's own firewall rules are not as they were loaded",
+            *_some(ours.lines),
+            fix=_again(facts, gone=True, libvirt=False),
+        )
+    for each in lacking:
+        if each.kind is Lack.ACCEPT:
+            for network in _named(facts, each.networks):
+                yield of_network(
+                    network,
+                    Answer.FAIL,
+                    "libvirt's firewall rules that let its packets pass are gone",
+                    *_some(each.rules),
+                    fix=_again(facts, gone=False, libvirt=True),
+                )
+    for table in facts.firewall.unread:
+        yield of_host(Answer.UNKNOWN, f"nft cannot say its table {table}, so that what it does is not known")
+
+
+@check("forward-drop-policy", "Do other firewalls let through what networks forward?", Part.NETWORKS, Part.FIREWALL)
+def forwarded(facts: Facts) -> Iterator[Finding]:
+    found = forwarding_stopped(facts.firewall, _ways(facts), _uplink(facts))
+    yield from _stopping(facts, found, "what nodes send out, or what comes back, is dropped")
+
+
+@check(
+    "bridge-netfilter", "Do firewalls let through what passes within a bridge?",
+    Part.NETWORKS, Part.FIREWALL, Part.SETTINGS,
+)  # fmt: skip
+def within(facts: Facts) -> Iterator[Finding]:
+    calls = facts.settings.get("net/bridge/bridge-nf-call-iptables") == "1"
+    found = within_stopped(facts.firewall, _ways(facts), calls)
+    yield from _stopping(
+        facts, found, "packets between nodes of one network are dropped, because bridge-nf-call-iptables is 1"
+    )
+
+
+def _stopping(facts: Facts, found: Iterable[Stopped], what: str) -> Iterator[Finding]:
+    """One finding for each chain that stops all, or all of a kind that somebody may not have chosen to stop."""
+    chains: dict[tuple[str, str], list[Stopped]] = defaultdict(list)
+    for each in found:
+        if set(each.protocols) - {"icmp"}:
+            chains[each.owner, each.where].append(each)
+    for (owner, where), several in chains.items():
+        names = list(dict.fromkeys(each.network for each in several))
+        networks = _named(facts, names)
+        kinds = sorted({kind for each in several for kind in each.protocols})
+        whole = all(each.whole for each in several)
+        alone = names[0] if len(names) == 1 else ""
+        some = "" if whole else f" ({', '.join(kinds)})"
+        yield Finding(
+            "",
+            alone or HOST,
+            Answer.FAIL if whole else Answer.WARN,
+            f"{what}{some} by {owner}, in {where}",
+            (*dict.fromkeys(each.why for each in several), f"networks: {', '.join(names)}"),
+            _opened(networks, several),
+            network=alone,
+        )
+
+
+def _opened(networks: Sequence[Network], several: Sequence[Stopped]) -> Fix:
+    # Where it is iptables' table the engine has passages of its own, which come back after a restart.
+    guarded = next((each for each in networks if each.guarded), None)
+    if guarded is not None and all(each.where.startswith("ip filter ") for each in several):
+        return mend(guarded.cluster, guarded.name)
+    commands = _once(command for each in several for command in each.open)
+    undo = _once(command for each in several for command in each.undo)
+    if all(each.undo for each in several):
+        return repair(*commands, undo=undo)
+    return advice("Open it, as root; and have whoever owns those rules do so for good:", *commands)
+
+
+def _once(commands: Iterable[Command]) -> tuple[Command, ...]:
+    return tuple(dict.fromkeys(commands))
+
+
+@check(
+    "nat-missing",
+    "Does what leaves get an address that answers come back to?",
+    Part.NETWORKS,
+    Part.FIREWALL,
+    Part.ROUTES,
+)
+def masqueraded(facts: Facts) -> Iterator[Finding]:
+    for name, why in not_masqueraded(facts.firewall, _ways(facts), _uplink(facts)):
+        for network in _named(facts, [name]):
+            yield of_network(
+                network,
+                Answer.FAIL,
+                "what its nodes send out keeps its private address: no answer comes back",
+                why,
+                fix=mend(network.cluster, name) if network.guarded else _again(facts, gone=False, libvirt=True),
+            )
+
+
+@check("isolation-open", "Are clusters kept apart as they shall be?", Part.NETWORKS, Part.FIREWALL)
+def apart(facts: Facts) -> Iterator[Finding]:
+    ours = _ours(facts)
+    if Change.ISOLATION in ours.kinds and Change.GONE not in ours.kinds:
+        guarded = [each for each in facts.active if each.guarded]
+        text = "\n".join(ours.lines)
+        concerned = [each for each in guarded if each.bridge in text] or guarded
+        yield Finding(
+            "",
+            concerned[0].name if concerned else HOST,
+            Answer.FAIL,
+            "rules that keep clusters apart are gone, or others let through what they deny",
+            (*_some(ours.lines), f"networks: {', '.join(each.name for each in concerned)}"),
+            _again(facts, gone=True, libvirt=False),
+        )
+    for each in _libvirts(facts):
+        if each.kind is Lack.ISOLATION:
+            for network in _named(facts, each.networks):
+                yield of_network(
+                    network,
+                    Answer.FAIL,
+                    "libvirt's rules are gone that reject what comes from other networks",
+                    *_some(each.rules),
+                    fix=_again(facts, gone=False, libvirt=True),
+                )
+
+
+def _again(facts: Facts, *, gone: bool, libvirt: bool) -> Fix:
+    """Have the rules made again: ours by the engine, libvirt's by libvirt, which does it at SIGHUP."""
+    guarded = next((each for each in facts.active if each.guarded), None)
+    if gone and guarded is not None and not libvirt:
+        return mend(guarded.cluster, guarded.name)
+    if facts.daemon is None:
+        return advice("Start libvirt's daemon: it makes its rules anew.")
+    chains = "LIBVIRT_FW" in facts.firewall.ruleset or "libvirt_network" in facts.firewall.ruleset
+    if not chains:
+        return advice(
+            "The chains themselves are gone, which libvirt makes only when it starts: restart it (machines keep "
+            "running, and their links)" + (", then have ai-how's rules made again:" if guarded else ":"),
+            ("systemctl", "restart", "libvirtd"),
+            *([("ai-how", "doctor", "--fix")] if guarded else []),
+        )
+    return repair(("kill", "-HUP", str(facts.daemon)))
+
+
+def _ours(facts: Facts) -> OursChanged:
+    return ours_changed(facts.firewall) if facts.firewall.loaded is not None else OursChanged()
+
+
+def _libvirts(facts: Facts) -> list[Missing]:
+    return libvirt_rules_missing(facts.firewall, _ways(facts))
+
+
+def _ways(facts: Facts) -> list[Way]:
+    return [
+        Way(each.name, each.bridge, each.subnet, each.gateway.ip, each.forward, each.cluster, each.guarded)
+        for each in facts.active
+        if each.gateway is not None and each.subnet is not None and each.forward in ("nat", "route", "open", "none")
+    ]
+
+
+def _uplink(facts: Facts) -> str:
+    return next(iter(facts.uplinks), "")
+
+
+def _named(facts: Facts, names: Iterable[str]) -> list[Network]:
+    return [each for each in facts.networks if each.name in set(names)]
+
+
+def _some(lines: Sequence[str]) -> tuple[str, ...]:
+    more = (f"and {len(lines) - _MOST} more",) if len(lines) > _MOST else ()
+    return (*lines[:_MOST], *more)

@@ -1,0 +1,99 @@
+"""Repairs: what a cause's own commands say, or the engine for clusters of ours; then the host is looked at again.
+
+Only what is certain and can be taken back is done (finding.Fix.automatic). What did not help is undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ai_how.diagnose.causes import Cause, Diagnosis
+from ai_how.diagnose.doctor import examine
+from ai_how.engine.cluster import mend
+from ai_how.engine.hostwide import shared
+from ai_how.engine.site import Site
+from ai_how.errors import AiHowError, PrivilegeError
+from ai_how.host.libvirt import DEFAULT_URI
+from ai_how.host.memory import is_root
+from ai_how.host.process import output
+
+#: Seconds in which a repair must show: libvirt starts a dnsmasq anew, or its rules, a moment after it was told.
+SHOWN_WITHIN = 8.0
+_AGAIN = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One repair. `done`: the cause is gone. `trouble` says why it is not, and that it was undone."""
+
+    cause: Cause
+    done: bool
+    trouble: str = ""
+
+
+def repair_all(site: Site, words: Sequence[str], agree: Callable[[Cause], bool]) -> Iterator[Attempt]:
+    """Repair one cause after another, the first in the chain first, and look again after each.
+
+    A cause is only tried once, and only where `agree` says so. Raises PrivilegeError where this user may not.
+    """
+    tried: set[tuple[str, str]] = set()
+    while cause := _next(examine(site.libvirt.uri, words), tried):
+        if not is_root():
+            raise PrivilegeError(
+                "nothing was repaired",
+                why=f"{cause.id} of {cause.subject} is repaired on the host itself, which takes root",
+                remedy="Run the same as root.",
+            )
+        tried.add((cause.id, cause.subject))
+        if agree(cause):
+            yield repair(site, cause, words)
+
+
+def _next(diagnosis: Diagnosis, tried: set[tuple[str, str]]) -> Cause | None:
+    fixable = (each for each in diagnosis.causes if each.fix.automatic and (each.id, each.subject) not in tried)
+    return next(fixable, None)
+
+
+def repair(site: Site, cause: Cause, words: Sequence[str] = ()) -> Attempt:
+    """Repair one cause, and look whether it is gone. The rest of what was wrong may still be there."""
+    fix = cause.fix
+    try:
+        if fix.mend:
+            mend(site, fix.mend)
+        else:
+            with shared(site.progress):
+                for command in fix.commands:
+                    output(_at(command, site.libvirt.uri))
+    except AiHowError as error:
+        return Attempt(cause, done=False, trouble=_undone(site, cause, str(error)))
+    deadline = time.monotonic() + SHOWN_WITHIN
+    while _is_there(cause, examine(site.libvirt.uri, words)):
+        if time.monotonic() > deadline:
+            return Attempt(cause, done=False, trouble=_undone(site, cause, "it is still so"))
+        time.sleep(_AGAIN)
+    return Attempt(cause, done=True)
+
+
+def _is_there(cause: Cause, now: Diagnosis) -> bool:
+    """Whether it is still found, be it as a cause or explained by another one."""
+    same = (cause.id, cause.subject)
+    return any((each.check, each.subject) == same and each.answer == cause.finding.answer for each in now.findings)
+
+
+def _undone(site: Site, cause: Cause, why: str) -> str:
+    """`why`, after taking back what was done."""
+    if not cause.fix.undo or cause.fix.mend:
+        return why
+    for command in cause.fix.undo:
+        with contextlib.suppress(AiHowError):  # what was not done needs no undoing
+            output(_at(command, site.libvirt.uri))
+    return f"{why}; what was done was undone"
+
+
+def _at(command: Sequence[str], uri: str) -> list[str]:
+    """The command, for the libvirt that was looked at."""
+    words = list(command)
+    return [words[0], "-c", uri, *words[1:]] if words[0] == "virsh" and uri != DEFAULT_URI else words

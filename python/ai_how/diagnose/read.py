@@ -1,0 +1,432 @@
+"""Understands a capture: what a host said becomes facts. Pure; the same for a host and for a file from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET  # a bare interpreter has no lxml
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from functools import partial
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any, TypeVar
+
+from ai_how.diagnose.capture import Capture
+from ai_how.diagnose.facts import (
+    Drift,
+    Facts,
+    Firewall,
+    Forwarder,
+    Guest,
+    Interface,
+    Kvm,
+    Lease,
+    Libvirt,
+    Link,
+    Listener,
+    Machine,
+    Memory,
+    Network,
+    Part,
+    Reply,
+    Reservation,
+    Route,
+    Server,
+)
+from ai_how.errors import HostError
+from ai_how.host.machine import judge_kvm
+from ai_how.resources.base import METADATA
+
+T = TypeVar("T")
+
+_DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"
+_MARK = f"metadata/{{{METADATA}}}cluster"
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
+_PROGRAM = re.compile(r'"([^"]*)",pid=(\d+)')
+
+
+def read_capture(capture: Capture) -> Facts:
+    """The facts in `capture`. A part that cannot be understood is missing, like one that could not be asked for."""
+    missing = dict(capture.missing)
+
+    def part(part: Part, read: Callable[[Any], T], empty: T) -> T:
+        data = capture.get(part)
+        if data is None:
+            return empty
+        try:
+            return read(data)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, ET.ParseError) as error:
+            missing[part] = f"what the host said of its {part.value} is not understood: {error!r}"
+            return empty
+
+    host: Mapping[str, Any] = capture.get(Part.HOST) or {}
+    libvirt: Mapping[str, Any] = capture.get(Part.LIBVIRT) or {}
+    ages = {each["machine"]: float(each["age"]) for each in capture.get(Part.PROCESSES) or () if "machine" in each}
+    servers: Mapping[str, Any] = capture.get(Part.SERVERS) or {}
+    none: tuple[Network, ...] = ()
+    networks = part(
+        Part.NETWORKS,
+        lambda data: tuple(_with_files(read_network(each), capture.get(Part.MEMORY)) for each in data),
+        none,
+    )
+    return Facts(
+        now=float(host.get("now", 0)),
+        root=bool(host.get("root")),
+        daemon=host.get("daemon"),
+        libvirt=_libvirt(libvirt),
+        kvm=_kvm(host, libvirt),
+        programs=host.get("programs", {}),
+        versions=host.get("versions", {}),
+        emulators=libvirt.get("emulators", {}),
+        networks=networks,
+        machines=part(Part.MACHINES, lambda data: tuple(map(partial(read_machine, ages=ages), data)), ()),
+        links=part(Part.LINKS, lambda data: {each.name: each for each in read_links(data)}, {}),
+        routes=part(Part.ROUTES, lambda data: tuple(read_routes(data)), ()),
+        neighbours=part(Part.NEIGHBOURS, _neighbours, {}),
+        settings=capture.get(Part.SETTINGS) or {},
+        servers=part(Part.PROCESSES, lambda data: tuple(Server(**each) for each in data if "network" in each), ()),
+        listeners=part(Part.LISTENERS, lambda data: tuple(filter(None, map(read_listener, data))), ()),
+        leases=part(Part.LEASES, lambda data: {name: read_leases(text) for name, text in data.items()}, {}),
+        firewall=part(Part.FIREWALL, _firewall, Firewall("")),
+        resolvers=tuple(capture.get(Part.RESOLVER) or ()),
+        memory=part(Part.MEMORY, _memory, Memory()),
+        drift=part(Part.DRIFT, lambda data: tuple(Drift(**each) for each in data), ()),
+        names=_replies(capture.get(Part.NAMES)),
+        upstream=_replies(capture.get(Part.UPSTREAM)),
+        answering=part(Part.ANSWERING, _answering, {}),
+        dhcp_servers={name: tuple(found) for name, found in servers.items()},
+        consul=_replies(capture.get(Part.CONSUL)),
+        guests=part(Part.GUESTS, lambda data: {name: read_guest(each) for name, each in data.items()}, {}),
+        missing=missing,
+    )
+
+
+def _libvirt(data: Mapping[str, Any]) -> Libvirt:
+    known = {each.name for each in fields(Libvirt)}
+    return Libvirt(**{"uri": "", **{name: value for name, value in data.items() if name in known}})
+
+
+def _kvm(host: Mapping[str, Any], libvirt: Mapping[str, Any]) -> Kvm:
+    flags = " ".join(host.get("cpu_flags", ()))
+    found = judge_kvm(
+        offered=bool(libvirt.get("offers_kvm")), device=str(host.get("kvm_device", "")), cpuinfo=f"flags : {flags}"
+    )
+    return Kvm(found.usable, found.why)
+
+
+# ---- libvirt ----------------------------------------------------------------------------------------------------
+
+
+def read_network(data: Mapping[str, Any]) -> Network:
+    """One network: what runs where it is active, else what is defined."""
+    tree = ET.fromstring(data["live"] or data["saved"])  # noqa: S314 - libvirt's own
+    saved = ET.fromstring(data["saved"]) if data["saved"] else tree  # noqa: S314
+    # libvirt keeps the mark of the network's start with what runs; the one that is defined counts.
+    mark = saved.find(_MARK)
+    facts: Mapping[str, str] = {} if mark is None else mark.attrib
+    ip = next(
+        (each for each in tree.findall("ip") if each.get("family", "ipv4") == "ipv4" and each.get("address")), None
+    )
+    gateway = None
+    if ip is not None:
+        gateway = IPv4Interface(f"{ip.get('address')}/{ip.get('prefix') or ip.get('netmask') or 24}")
+    forward, dns = tree.find("forward"), tree.find("dns")
+    mtu = _attribute(tree, "mtu", "size")
+    return Network(
+        name=tree.findtext("name", ""),
+        active=bool(data["active"]),
+        persistent=bool(data["persistent"]),
+        autostart=bool(data["autostart"]),
+        bridge=_attribute(tree, "bridge", "name"),
+        mac=_attribute(tree, "mac", "address").lower(),
+        mtu=int(mtu) if mtu else None,
+        forward="none" if forward is None else forward.get("mode", "nat"),
+        gateway=gateway,
+        ranges=tuple(
+            (IPv4Address(each.get("start", "")), IPv4Address(each.get("end", "")))
+            for each in (() if ip is None else ip.iterfind("dhcp/range"))
+        ),
+        reservations=tuple(
+            Reservation(IPv4Address(each.get("ip", "")), each.get("mac", "").lower(), each.get("name", ""))
+            for each in (() if ip is None else ip.iterfind("dhcp/host"))
+            if each.get("ip")
+        ),
+        dns=gateway is not None and (dns is None or dns.get("enable") != "no"),
+        forwarders=tuple(
+            Forwarder(each.get("addr", ""), each.get("domain", ""))
+            for each in tree.iterfind("dns/forwarder")
+            if each.get("addr")
+        ),
+        options=tuple(
+            each.get("value", "") for each in tree.iterfind(f"{_DNSMASQ}options/{_DNSMASQ}option") if each.get("value")
+        ),
+        domain=_attribute(tree, "domain", "name"),
+        cluster=facts.get("cluster", ""),
+        dns_mode=facts.get("dns_mode", ""),
+        told=tuple(facts.get("dns_servers", "").split()),
+        upstream=tuple(facts.get("upstream", "").split()),
+        policy=_policy(facts.get("policy", "")),
+        differences=tuple(network_differences(tree, saved)) if data["active"] else (),
+    )
+
+
+def _policy(text: str) -> Mapping[str, object]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _with_files(network: Network, remembered: Any) -> Network:
+    """What our files add to a network that runs: its reservations (resources/network.py)."""
+    hosts = ((remembered or {}).get("dnsmasq") or {}).get(network.name)
+    if not hosts or not network.active:
+        return network
+    known = {(each.ip, each.mac) for each in network.reservations}
+    more = []
+    for line in hosts.splitlines():
+        match line.split(","):
+            case [mac, ip, name] if (IPv4Address(ip), mac.lower()) not in known:
+                more.append(Reservation(IPv4Address(ip), mac.lower(), name))
+            case _:
+                pass
+    return network.adding(more)
+
+
+#: What of a network's definition is at work as soon as it runs; the rest of the XML is notes of libvirt's.
+_AT_WORK = ("forward", "bridge", "mtu", "mac", "domain", "dns", "ip", "route", "bandwidth", "portgroup")
+
+
+def network_differences(live: ET.Element, saved: ET.Element) -> Iterator[str]:
+    """What of a network runs otherwise than it is defined, in words. Our files hold what was added while it ran."""
+    ours = live.find(_MARK) is not None or saved.find(_MARK) is not None
+    for tag in _AT_WORK:
+        running, defined = (sorted(map(_canonical, each.findall(tag))) for each in (live, saved))
+        if ours and tag in ("dns", "ip"):
+            continue  # the rest of these is in files of ours: engine/drift.py knows how to read them
+        if running != defined:
+            yield f"<{tag}> runs as {_short(running)}, and is defined as {_short(defined)}"
+
+
+_ALL_PORTS = b'<port start="1024" end="65535" />'
+
+
+def _canonical(element: ET.Element) -> str:
+    copy = ET.fromstring(ET.tostring(element))  # noqa: S314
+    nat = copy.find("nat")
+    if nat is not None and [ET.tostring(port).strip() for port in nat] == [_ALL_PORTS]:
+        copy.remove(nat)  # libvirt says of what runs which ports it takes; these are all of them
+    for each in copy.iter():
+        each.text, each.tail = (each.text or "").strip() or None, None
+        each.attrib.pop("connections", None)
+    return ET.tostring(copy, encoding="unicode")
+
+
+def _short(texts: list[str], most: int = 160) -> str:
+    text = " ".join(texts) or "nothing"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def read_machine(data: Mapping[str, Any], ages: Mapping[str, float]) -> Machine:
+    """One machine: what runs where it does, else what is defined."""
+    tree = ET.fromstring(data["live"] or data["saved"])  # noqa: S314 - libvirt's own
+    saved = ET.fromstring(data["saved"]) if data["saved"] else tree  # noqa: S314
+    mark = saved.find(_MARK)
+    name = tree.findtext("name", "")
+    agent = next(
+        (
+            target.get("state", "")
+            for target in tree.iterfind("devices/channel/target")
+            if target.get("name") == "org.qemu.guest_agent.0"
+        ),
+        "",
+    )
+    interfaces = tuple(map(_interface, tree.iterfind("devices/interface")))
+    differences: tuple[str, ...] = ()
+    if data["live"] and data["saved"]:
+        defined = tuple(map(_interface, saved.iterfind("devices/interface")))
+        # Of what is only defined libvirt does not say which tap it will have, or whether it is plugged in.
+        now, then = (sorted((nic.kind, nic.source, nic.mac) for nic in each) for each in (interfaces, defined))
+        if now != then:
+            differences = (f"it runs with {_nics(now)}, and is defined with {_nics(then)}",)
+    elif data["live"]:
+        differences = ("it runs, and is not defined: it will be gone when it stops",)
+    return Machine(
+        name=name,
+        state=str(data["state"]),
+        interfaces=interfaces,
+        uuid=str(data.get("uuid", "")),
+        kvm=tree.get("type") == "kvm",
+        emulator=tree.findtext("devices/emulator", ""),
+        autostart=bool(data["autostart"]),
+        cluster="" if mark is None else mark.get("cluster", ""),
+        agent=agent == "connected",
+        age=ages.get(name),
+        differences=differences,
+    )
+
+
+def _nics(found: Iterable[tuple[str, str, str]]) -> str:
+    return ", ".join(f"{mac} in {source or kind}" for kind, source, mac in found) or "no interface"
+
+
+def _interface(element: ET.Element) -> Interface:
+    kind = element.get("type", "")
+    return Interface(
+        kind=kind,
+        source=_attribute(element, "source", kind),
+        mac=_attribute(element, "mac", "address").lower(),
+        tap=_attribute(element, "target", "dev"),
+        plugged=_attribute(element, "link", "state") != "down",
+    )
+
+
+def _attribute(parent: ET.Element, path: str, name: str) -> str:
+    found = parent.find(path)
+    return "" if found is None else found.get(name, "")
+
+
+# ---- the kernel -------------------------------------------------------------------------------------------------
+
+
+def read_links(entries: Iterable[Mapping[str, Any]]) -> Iterator[Link]:
+    """Understands `ip -json -details address show`."""
+    for each in entries:
+        if "ifname" not in each:
+            continue
+        flags = each.get("flags", ())
+        yield Link(
+            name=each["ifname"],
+            kind=each.get("linkinfo", {}).get("info_kind", "loopback" if "LOOPBACK" in flags else ""),
+            up="UP" in flags,
+            carrier="LOWER_UP" in flags,
+            mtu=int(each["mtu"]),
+            mac=each.get("address", ""),
+            master=each.get("master", ""),
+            addresses=tuple(
+                IPv4Interface(f"{address['local']}/{address['prefixlen']}")
+                for address in each.get("addr_info", ())
+                if address.get("family") == "inet" and "local" in address
+            ),
+        )
+
+
+def read_routes(entries: Iterable[Mapping[str, Any]]) -> Iterator[Route]:
+    """Understands `ip -json route show table all`: the ways to others, of every table."""
+    for each in entries:
+        if each.get("type", "unicast") != "unicast" or each.get("table") == "local":
+            continue
+        to = "0.0.0.0/0" if each["dst"] == "default" else each["dst"]
+        for hop in each.get("nexthops") or [each]:
+            yield Route(
+                to=IPv4Network(to),
+                via=IPv4Address(hop["gateway"]) if "gateway" in hop else None,
+                dev=hop.get("dev", ""),
+                metric=int(each.get("metric", 0)),
+                dead=bool({"dead", "linkdown"} & {*hop.get("flags", ())}),
+                table=str(each.get("table", "main")),
+            )
+
+
+def _neighbours(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """By link and address, the state that the kernel has them in."""
+    return {(each["dev"], each["dst"]): " ".join(each.get("state", ())) for each in entries if "dst" in each}
+
+
+def read_listener(line: str) -> Listener | None:
+    """Understands a line of `ss -H -l -n -t -u -p`."""
+    words = line.split()
+    if len(words) < 5:
+        return None
+    address, _, port = words[4].rpartition(":")
+    program = _PROGRAM.search(line)
+    bare = address.replace("[", "").replace("]", "").partition("%")[0]
+    return Listener(
+        protocol=words[0],
+        address="*" if bare in ("*", "0.0.0.0", "::") else bare,  # noqa: S104 - what others do
+        port=int(port),
+        program=program[1] if program else "",
+        pid=int(program[2]) if program else None,
+    )
+
+
+def read_leases(text: str) -> tuple[Lease, ...]:
+    """Understands what libvirt's helper of dnsmasq writes (JSON); an empty file has none."""
+    return tuple(
+        Lease(
+            ip=IPv4Address(each["ip-address"]),
+            mac=each.get("mac-address", "").lower(),
+            hostname=each.get("hostname", ""),
+            client_id=each.get("client-id", "").lower(),
+            expires=float(each.get("expiry-time", 0)),
+        )
+        for each in json.loads(text or "[]")
+        if ":" not in each.get("ip-address", ":")
+    )
+
+
+def _firewall(data: Mapping[str, Any]) -> Firewall:
+    return Firewall(
+        ruleset=json.dumps({"nftables": data["ruleset"]}),
+        unread=tuple(data["unread"]),
+        legacy=dict(data["legacy"]),
+        loaded=data["loaded"],
+    )
+
+
+def _memory(data: Mapping[str, Any]) -> Memory:
+    hook = data["hook"]
+    return Memory(dict(data["files"]), hook["text"], hook["mode"], bool(data["unknown_to_libvirt"]))
+
+
+# ---- answers ----------------------------------------------------------------------------------------------------
+
+
+def _replies(data: Any) -> dict[str, Reply]:
+    return {
+        name: Reply(bool(each["answered"]), float(each["ms"]), str(each["why"])) for name, each in (data or {}).items()
+    }
+
+
+def _answering(data: Mapping[str, Mapping[str, list[str]]]) -> dict[str, dict[IPv4Address, tuple[str, ...]]]:
+    return {bridge: {IPv4Address(ip): tuple(macs) for ip, macs in found.items()} for bridge, found in data.items()}
+
+
+def read_guest(data: Mapping[str, Any]) -> Guest:
+    """What a guest's agent said: its links, and the text of /proc/net/route and /etc/resolv.conf one after another."""
+    if not data["answers"]:
+        return Guest(answers=False, why=data["why"])
+    addresses: dict[str, tuple[IPv4Interface, ...]] = {}
+    for each in data["links"]:
+        mac = each.get("hardware-address", "").lower()
+        if _MAC.fullmatch(mac) and mac != "00:00:00:00:00:00":
+            addresses[mac] = addresses.get(mac, ()) + tuple(
+                IPv4Interface(f"{address['ip-address']}/{address['prefix']}")
+                for address in each.get("ip-addresses", ())
+                if address.get("ip-address-type") == "ipv4"
+            )
+    inside = data["inside"]
+    if inside is None:
+        return Guest(answers=True, addresses=addresses)
+    lines = [line.split() for line in inside.splitlines()]
+    return Guest(
+        answers=True,
+        addresses=addresses,
+        # Iface Destination Gateway Flags … Mask …, in hexadecimal of the machine's byte order, which is x86's
+        routers=tuple(
+            IPv4Address(int.from_bytes(bytes.fromhex(words[2]), "little"))
+            for words in lines
+            if len(words) >= 8 and words[1] == "00000000" and words[7] == "00000000"
+        ),
+        resolvers=tuple(words[1] for words in lines if words[:1] == ["nameserver"] and len(words) > 1),
+    )
+
+
+def networks_of(capture: Capture) -> tuple[Network, ...]:
+    """The networks in a capture that is not whole yet: whom to ask. Raises HostError where they are not understood."""
+    try:
+        found = tuple(map(read_network, capture.get(Part.NETWORKS) or ()))
+    except (ValueError, TypeError, KeyError, ET.ParseError) as error:
+        raise HostError("what libvirt says of its networks is not understood", why=repr(error)) from error
+    return tuple(_with_files(each, capture.get(Part.MEMORY)) for each in found)

@@ -1,0 +1,72 @@
+"""Secrets taken out of what is sent elsewhere: by what they are called, and by what they look like."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+REMOVED = "«removed»"
+
+#: Words that name a secret, as keys of settings, options and attributes.
+_NAMES = r"(?:[\w-]*(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|credential)[\w-]*)"
+_PATTERNS = (
+    # A block in PEM (RFC 7468) that is somebody's key.
+    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+    # Hashed passwords (crypt(5)).
+    re.compile(r"\$(?:1|2[abxy]?|5|6|y|7|gy)\$[./A-Za-z0-9$,=+-]{8,}"),
+    # What stands behind such a name: name=value, name: value, "name": "value", name='value'.
+    re.compile(rf"""(?i)(?<=[\s"'<>{{,;:&?-]){_NAMES}["']?\s*[=:]\s*(?P<kept>["']?)(?P<secret>[^"'\s,;&<>}}«]+)"""),
+    # <passwd>value</passwd>
+    re.compile(rf"(?i)<{_NAMES}(?:\s[^<>]*)?>(?P<secret>[^<>«]+)</"),
+    # What a URL has before its host: user:password@
+    re.compile(r"(?<=://)[^/\s:@«]+:(?P<secret>[^/\s@«]+)(?=@)"),
+    # Bearer tokens, and Basic ones, of HTTP (RFC 6750, RFC 7617).
+    re.compile(r"(?i)\b(?:bearer|basic)\s+(?P<secret>[A-Za-z0-9._~+/=-]{8,})"),
+)
+
+#: Names that say where a secret is, and not what it is.
+_PLACES = re.compile(r"(?i)(?:file|path|_dir|uuid|usage|type)[\"']?\s*[=:]")
+
+
+def redact(text: str) -> tuple[str, int]:
+    """The text without secrets, and how many were taken out."""
+    count = 0
+
+    def without(match: re.Match[str]) -> str:
+        nonlocal count
+        groups = match.groupdict()
+        if "secret" in groups:
+            whole = match[0]
+            if _PLACES.search(whole) or groups["secret"] in ("null", "true", "false", "none", "yes", "no"):
+                return whole
+            start, end = match.start("secret") - match.start(), match.end("secret") - match.start()
+            count += 1
+            return whole[:start] + REMOVED + whole[end:]
+        count += 1
+        return REMOVED
+
+    for pattern in _PATTERNS:
+        text = pattern.sub(without, f"\n{text}")[1:]
+    return text, count
+
+
+def redact_all(data: Any) -> tuple[Any, int]:
+    """The same of every text in JSON data, and of what stands behind a name that names a secret."""
+    match data:
+        case str():
+            return redact(data)
+        case dict():
+            found, total = {}, 0
+            for name, value in data.items():
+                secret = isinstance(value, str) and value and re.fullmatch(f"(?i){_NAMES}", str(name))
+                if secret and not re.search(r"(?i)(?:file|path)$", str(name)):
+                    found[name], count = REMOVED, 1
+                else:
+                    found[name], count = redact_all(value)
+                total += count
+            return found, total
+        case list():
+            pairs = [redact_all(each) for each in data]
+            return [each for each, _ in pairs], sum(count for _, count in pairs)
+        case _:
+            return data, 0
