@@ -7,7 +7,7 @@ and the pages together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 
@@ -25,7 +25,8 @@ class Layer(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One cause. `title` says it in a line; `explains` are the identifiers that it makes appear where it is."""
+    """One cause. `title` says it in a line; `explains` are the identifiers that it makes appear where it is; with
+    `:kind` only of drifted resources of that kind, wherever they are."""
 
     layer: Layer
     title: str
@@ -38,11 +39,19 @@ _SERVED = ("dnsmasq-dead", "dnsmasq-unresponsive", "resolver-route-missing", *_N
 _BRIDGED = ("bridge-down", "bridge-address-missing", "rp-filter", "config-drift", *_UNPLUGGED, *_SERVED)
 
 
+#: What is computed from all clusters of a host, and differs where one of them is gone.
+_GONE = tuple(f"config-drift:{each}" for each in ("servers", "network", "route", "passage", "sysctl"))
+
+
 def _known(layer: Layer, title: str, *explains: str) -> Known:
     return Known(layer, title, frozenset(explains))
 
 
-CATALOGUE: Mapping[str, Known] = {
+def _without_itself(table: Mapping[str, Known]) -> Mapping[str, Known]:
+    return {name: replace(known, explains=known.explains - {name}) for name, known in table.items()}
+
+
+_TABLE: Mapping[str, Known] = {
     # host
     "libvirtd-down": _known(Layer.HOST, "no libvirt daemon answers", "network-undefined"),
     "permission-denied": _known(Layer.HOST, "this user may not use libvirt"),
@@ -55,9 +64,11 @@ CATALOGUE: Mapping[str, Known] = {
     "dnsmasq-missing": _known(
         Layer.HOST, "the program dnsmasq is not there", "network-inactive", "bridge-missing", "vm-not-running", *_SERVED
     ),
-    "ip-forward-off": _known(Layer.HOST, "this host does not forward packets", "config-drift"),
+    "ip-forward-off": _known(Layer.HOST, "this host does not forward packets", "config-drift:sysctl"),
     "bridge-netfilter": _known(Layer.HOST, "the host's firewall drops what passes within a bridge"),
-    "rp-filter": _known(Layer.HOST, "strict reverse path filtering drops packets"),
+    "rp-filter": _known(
+        Layer.HOST, "strict reverse path filtering drops packets", "dns-upstream-dead", "uplink-missing"
+    ),
     "conntrack-full": _known(
         Layer.HOST, "the table of connections is full", "dns-upstream-dead", "dnsmasq-unresponsive"
     ),
@@ -81,7 +92,9 @@ CATALOGUE: Mapping[str, Known] = {
     ),
     "outdated-package": _known(Layer.HOST, "a program has faults that newer versions of it do not have"),
     # libvirt
-    "network-undefined": _known(Layer.LIBVIRT, "a network that is needed is not defined", "vm-not-running", *_BRIDGED),
+    "network-undefined": _known(
+        Layer.LIBVIRT, "a network that is needed is not defined", "vm-not-running", *_GONE, *_BRIDGED
+    ),
     "bridge-not-ours": _known(
         Layer.LIBVIRT,
         "the network's bridge is a link that libvirt did not make",
@@ -101,7 +114,9 @@ CATALOGUE: Mapping[str, Known] = {
     "hook-missing": _known(Layer.LIBVIRT, "libvirt's hook that restores the rules is not there", "config-drift"),
     "config-drift": _known(Layer.LIBVIRT, "what runs is not what is defined"),
     # bridge
-    "bridge-missing": _known(Layer.BRIDGE, "an active network's bridge is gone", "consul-unreachable", *_BRIDGED),
+    "bridge-missing": _known(
+        Layer.BRIDGE, "an active network's bridge is gone", "subnet-overlap", "consul-unreachable", *_BRIDGED
+    ),
     "bridge-down": _known(Layer.BRIDGE, "a bridge is down", *_BRIDGED),
     "bridge-address-missing": _known(
         Layer.BRIDGE, "a bridge lacks the gateway's address", "config-drift", "rp-filter", *_SERVED
@@ -143,7 +158,7 @@ CATALOGUE: Mapping[str, Known] = {
         "another firewall drops what networks forward",
         "bridge-netfilter",
         "dnsmasq-unresponsive",
-        "config-drift",
+        "config-drift:passage",
     ),
     "nat-missing": _known(Layer.FIREWALL, "what leaves a network keeps its private address", "config-drift"),
     "isolation-open": _known(Layer.FIREWALL, "clusters that shall be apart are not", "config-drift"),
@@ -161,3 +176,5 @@ CATALOGUE: Mapping[str, Known] = {
     "vm-no-lease": _known(Layer.MACHINE, "a running machine has no address", "vm-guest-misconfigured"),
     "vm-guest-misconfigured": _known(Layer.MACHINE, "inside, a machine is configured otherwise"),
 }
+
+CATALOGUE = _without_itself(_TABLE)

@@ -46,7 +46,11 @@ class Cause:
             "id": self.id,
             "subject": self.subject,
             "because": list(self.because),
-            "fix": {"commands": [shlex.join(each) for each in self.fix.commands], "automatic": self.fix.automatic},
+            "fix": {
+                "commands": [shlex.join(each) for each in self.fix.commands],
+                "automatic": self.fix.automatic,
+                "advice": self.fix.advice,
+            },
         }
 
 
@@ -106,15 +110,25 @@ def explains(cause: Finding, effect: Finding) -> bool:
 
     Advice explains no failure.
     """
-    if effect.check not in CATALOGUE[cause.check].explains or cause == effect:
+    explained = CATALOGUE[cause.check].explains
+    if cause == effect or (cause.answer is Answer.WARN and effect.answer is Answer.FAIL):
         return False
-    if cause.answer is Answer.WARN and effect.answer is Answer.FAIL:
+    if effect.kind and f"{effect.check}:{effect.kind}" in explained:
+        return True
+    if effect.check not in explained:
         return False
-    if effect.check == "config-drift" and (cause.network, cause.machine) != (effect.network, effect.machine):
-        return False  # of another thing
+    if effect.check == "config-drift" and not _is_of(cause, effect):
+        return False
     if cause.machine:
         return cause.machine == effect.machine or (not effect.machine and cause.network == effect.network != "")
     return not cause.network or cause.network == effect.network
+
+
+def _is_of(cause: Finding, effect: Finding) -> bool:
+    """Whether both are of the same machine, or of the same network, or of the host."""
+    if effect.machine:
+        return cause.machine == effect.machine
+    return cause.network == effect.network and not cause.machine
 
 
 def _reaches(cause: Finding, effect: Finding, among: Sequence[Finding]) -> bool:

@@ -27,6 +27,7 @@ class Part(StrEnum):
     LEASES = "leases"
     FIREWALL = "firewall"
     RESOLVER = "resolver"
+    RESOLVES = "resolves"
     MEMORY = "memory"
     DRIFT = "drift"
     NAMES = "names"
@@ -168,7 +169,8 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network device of the kernel. `up` is what somebody set, `carrier` whether it is connected; `mtu` in bytes."""
+    """A network device of the kernel. `up` is what somebody set, `carrier` whether it is connected; `mtu` in bytes;
+    `calls_iptables` whether what passes within this bridge goes through iptables, too."""
 
     name: str
     kind: str
@@ -178,6 +180,7 @@ class Link:
     mac: str
     master: str = ""
     addresses: tuple[IPv4Interface, ...] = ()
+    calls_iptables: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,12 +266,16 @@ class Memory:
 @dataclass(frozen=True, slots=True)
 class Firewall:
     """The rules of the kernel, as text: `ruleset` is nft's JSON of every table that it could say, `unread` the names of
-    those it could not; `legacy` is `iptables-legacy -S` by table. `loaded` is what our own tables must look like: nft's
-    JSON of them, listed right after they were loaded into an empty namespace; None where there are none."""
+    those it could not; `legacy` is `iptables-legacy -S` by table, and `iptables` the same of those tables of nftables
+    that iptables keeps there, since nft does not say what its modules match.
+
+    `loaded` is what our own tables must look like: nft's JSON of them, listed right after they were loaded into an
+    empty namespace; None where there are none."""
 
     ruleset: str
     unread: tuple[str, ...] = ()
     legacy: Mapping[str, str] = field(default_factory=dict)
+    iptables: Mapping[str, str] = field(default_factory=dict)
     loaded: str | None = None
 
 
@@ -288,13 +295,16 @@ class Libvirt:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that the checks look at. `now` is in seconds since the epoch, `daemon` the process that
-    runs libvirt's networks. `missing` says why a part could not be
-    looked at. `programs` are paths by name, empty where a program is not there; `emulators` those that cannot be run,
-    and why. `neighbours`: by link and address. `names`: whether gateways answer, by network; `upstream`: servers
-    outside, by address; `answering`: who answers ARP, by bridge and address; `dhcp_servers`: those of others, by
-    network; `consul`: by network. `asked`
-    is the name of the network or machine that the question is about."""
+    """Everything that the checks look at. `now` is in seconds since the epoch, `daemon` the process that runs libvirt's
+    networks. `missing` says why a part could not be looked at.
+
+    `programs` are paths by name, empty where a program is not there; `emulators` those that cannot be run, and why.
+    `neighbours`: by link and address. `names`: whether gateways answer, by network; `upstream`: servers outside, by
+    address; `answering`: who answers ARP, by bridge and address; `dhcp_servers`: those of others, by network; `consul`
+    and `resolves` (whether programs of the host find its names): by network. `resolvers` are the host's name servers,
+    `resolver_asks` those that one on the host itself asks. `unseen`: what of ai-how's own could not be compared, and
+    why. `asked` is the name of the network or machine that the question is about.
+    """
 
     now: float = 0.0
     root: bool = False
@@ -315,8 +325,11 @@ class Facts:
     leases: Mapping[str, tuple[Lease, ...]] = field(default_factory=dict)
     firewall: Firewall = Firewall("")
     resolvers: tuple[str, ...] = ()
+    resolver_asks: tuple[str, ...] = ()
+    resolves: Mapping[str, Reply] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
     drift: tuple[Drift, ...] = ()
+    unseen: tuple[str, ...] = ()
     names: Mapping[str, Reply] = field(default_factory=dict)
     upstream: Mapping[str, Reply] = field(default_factory=dict)
     answering: Mapping[str, Mapping[IPv4Address, tuple[str, ...]]] = field(default_factory=dict)
@@ -371,5 +384,6 @@ class Facts:
     @property
     def uplinks(self) -> tuple[str, ...]:
         """The links that default routes lead to, the preferred one first."""
-        ways = sorted((each.metric, each.dev) for each in self.routes if each.to.prefixlen == 0 and each.dev)
-        return tuple(dict.fromkeys(dev for _, dev in ways))
+        ways = [each for each in self.routes if each.to.prefixlen == 0 and each.dev]
+        ways.sort(key=lambda each: (each.table != "main", each.metric, each.dev))
+        return tuple(dict.fromkeys(each.dev for each in ways))

@@ -25,13 +25,15 @@ class Fix:
 
     `commands` are exact. `automatic`: they are the whole repair, certain, and `undo` (in its order) takes them back, so
     that `--fix` may run them. `mend` names the cluster of ours that the engine brings back to what it was made as;
-    the command is then `ai-how doctor --fix` itself. `advice` is for what only people can decide.
+    the command is then `ai-how doctor --fix` itself. With `rules` libvirt makes its firewall rules anew before that,
+    and the chains that they are in. `advice` is for what only people can decide.
     """
 
     commands: tuple[Command, ...] = ()
     automatic: bool = False
     undo: tuple[Command, ...] = ()
     mend: str = ""
+    rules: bool = False
     advice: str = ""
 
 
@@ -42,7 +44,8 @@ NO_FIX = Fix()
 class Finding:
     """`check` is a stable identifier (catalogue.py), `subject` the thing looked at, `evidence` what was seen.
 
-    `network` and `machine` say whom it concerns: with neither it concerns the whole host.
+    `network` and `machine` say whom it concerns: with neither it concerns the whole host. `kind` is that of the
+    resource that drifted.
     """
 
     check: str
@@ -53,6 +56,7 @@ class Finding:
     fix: Fix = field(default=NO_FIX)
     network: str = ""
     machine: str = ""
+    kind: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As `ai-how doctor --json` shows it."""

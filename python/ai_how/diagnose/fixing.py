@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ai_how.diagnose.causes import Cause, Diagnosis
 from ai_how.diagnose.doctor import examine
 from ai_how.engine.cluster import mend
-from ai_how.engine.hostwide import shared
+from ai_how.engine.hostwide import renew_libvirts_rules, shared
 from ai_how.engine.site import Site
 from ai_how.errors import AiHowError, PrivilegeError
 from ai_how.host.libvirt import DEFAULT_URI
@@ -61,9 +61,11 @@ def repair(site: Site, cause: Cause, words: Sequence[str] = ()) -> Attempt:
     """Repair one cause, and look whether it is gone. The rest of what was wrong may still be there."""
     fix = cause.fix
     try:
+        if fix.rules:
+            renew_libvirts_rules(site.libvirt, site.progress)
         if fix.mend:
             mend(site, fix.mend)
-        else:
+        elif not fix.rules:
             with shared(site.progress):
                 for command in fix.commands:
                     output(_at(command, site.libvirt.uri))
@@ -85,7 +87,7 @@ def _is_there(cause: Cause, now: Diagnosis) -> bool:
 
 def _undone(site: Site, cause: Cause, why: str) -> str:
     """`why`, after taking back what was done."""
-    if not cause.fix.undo or cause.fix.mend:
+    if not cause.fix.undo:
         return why
     for command in cause.fix.undo:
         with contextlib.suppress(AiHowError):  # what was not done needs no undoing

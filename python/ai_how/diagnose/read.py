@@ -88,9 +88,12 @@ def read_capture(capture: Capture) -> Facts:
         listeners=part(Part.LISTENERS, lambda data: tuple(filter(None, map(read_listener, data))), ()),
         leases=part(Part.LEASES, lambda data: {name: read_leases(text) for name, text in data.items()}, {}),
         firewall=part(Part.FIREWALL, _firewall, Firewall("")),
-        resolvers=tuple(capture.get(Part.RESOLVER) or ()),
+        resolvers=tuple((capture.get(Part.RESOLVER) or {}).get("servers", ())),
+        resolver_asks=tuple((capture.get(Part.RESOLVER) or {}).get("asks", ())),
+        resolves=_replies(capture.get(Part.RESOLVES)),
         memory=part(Part.MEMORY, _memory, Memory()),
-        drift=part(Part.DRIFT, lambda data: tuple(Drift(**each) for each in data), ()),
+        drift=part(Part.DRIFT, lambda data: tuple(Drift(**each) for each in data["found"]), ()),
+        unseen=tuple((capture.get(Part.DRIFT) or {}).get("unseen", ())),
         names=_replies(capture.get(Part.NAMES)),
         upstream=_replies(capture.get(Part.UPSTREAM)),
         answering=part(Part.ANSWERING, _answering, {}),
@@ -250,8 +253,13 @@ def read_machine(data: Mapping[str, Any], ages: Mapping[str, float]) -> Machine:
         now, then = (sorted((nic.kind, nic.source, nic.mac) for nic in each) for each in (interfaces, defined))
         if now != then:
             differences = (f"it runs with {_nics(now)}, and is defined with {_nics(then)}",)
-    elif data["live"]:
-        differences = ("it runs, and is not defined: it will be gone when it stops",)
+        differences += tuple(
+            f"it runs with {_short([running])} as its {tag}, and is defined with {_short([wanted])}"
+            for tag in _OF_MACHINE
+            if (running := _said_of(tree, tag)) != (wanted := _said_of(saved, tag))
+        )
+    elif data["live"] and mark is not None:
+        differences = ("it runs, and is not defined any more: it will be gone when it stops",)
     return Machine(
         name=name,
         state=str(data["state"]),
@@ -265,6 +273,20 @@ def read_machine(data: Mapping[str, Any], ages: Mapping[str, float]) -> Machine:
         age=ages.get(name),
         differences=differences,
     )
+
+
+#: What of a machine's definition runs as it is written; of the rest libvirt fills in a lot when it starts.
+_OF_MACHINE = ("memory", "vcpu", "devices/emulator", "devices/disk")
+
+
+def _said_of(tree: ET.Element, tag: str) -> str:
+    if tag == "devices/disk":
+        return ", ".join(
+            sorted(
+                _attribute(each, "source", "file") or _attribute(each, "source", "dev") for each in tree.iterfind(tag)
+            )
+        )
+    return " ".join(filter(None, (each.text for each in tree.iterfind(tag))))
 
 
 def _nics(found: Iterable[tuple[str, str, str]]) -> str:
@@ -304,6 +326,7 @@ def read_links(entries: Iterable[Mapping[str, Any]]) -> Iterator[Link]:
             mtu=int(each["mtu"]),
             mac=each.get("address", ""),
             master=each.get("master", ""),
+            calls_iptables=bool(each.get("linkinfo", {}).get("info_data", {}).get("nf_call_iptables")),
             addresses=tuple(
                 IPv4Interface(f"{address['local']}/{address['prefixlen']}")
                 for address in each.get("addr_info", ())
@@ -324,7 +347,7 @@ def read_routes(entries: Iterable[Mapping[str, Any]]) -> Iterator[Route]:
                 via=IPv4Address(hop["gateway"]) if "gateway" in hop else None,
                 dev=hop.get("dev", ""),
                 metric=int(each.get("metric", 0)),
-                dead=bool({"dead", "linkdown"} & {*hop.get("flags", ())}),
+                dead="dead" in hop.get("flags", ()),
                 table=str(each.get("table", "main")),
             )
 
@@ -371,6 +394,7 @@ def _firewall(data: Mapping[str, Any]) -> Firewall:
         ruleset=json.dumps({"nftables": data["ruleset"]}),
         unread=tuple(data["unread"]),
         legacy=dict(data["legacy"]),
+        iptables=dict(data["iptables"]),
         loaded=data["loaded"],
     )
 

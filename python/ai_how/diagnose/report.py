@@ -62,7 +62,7 @@ def fix_lines(fix: Fix, paint: Paint) -> Iterator[str]:
     """How something is repaired: what people decide, and the exact commands."""
     if not fix.commands and not fix.advice:
         return
-    yield f"   repair{' (ai-how doctor --fix does it)' if fix.automatic and not fix.mend else ''}"
+    yield f"   repair{' (ai-how doctor --fix does it)' if fix.automatic and not (fix.mend or fix.rules) else ''}"
     if fix.advice:
         yield f"     {fix.advice}"
     yield from (f"     {paint(shlex.join(each), 'cyan')}" for each in fix.commands)

@@ -34,6 +34,7 @@ _LEGACY = "iptables-legacy"
 _IPTABLES = frozenset({"filter", "mangle", "raw", "nat", "security"})
 
 _EPHEMERAL = 50000
+_EVERYBODY = IPv4Address("255.255.255.255")
 #: One packet of each kind that nodes send most: what is asked, and of answers the same from the other end.
 _KINDS: Mapping[str, Mapping[str, str | int]] = {
     "tcp": {"l4proto": "tcp", "sport": _EPHEMERAL, "dport": 443},
@@ -76,7 +77,8 @@ class Way:
 class Stopped:
     """One chain that drops what a network sends.
 
-    `way` is `out` (to the uplink), `back` (its answers) or `within` (between ports of the bridge). `owner` says whose
+    `way` is `out` (to the uplink), `back` (its answers), `within` (between ports of the bridge) or `asking` (of its
+    gateway). `owner` says whose
     chain it is, `where` which (family, table, chain), `why` which rule or policy decides. `protocols` are those that
     are dropped, of tcp, udp and icmp: where it is not all of them, somebody has chosen.
 
@@ -117,6 +119,13 @@ def within_stopped(firewall: Firewall, ways: Iterable[Way], calls_iptables: bool
         return []
     chains = _forward_chains(firewall)
     return [each for way in ways for each in _stopped(way, "within", chains, "")]
+
+
+def asking_stopped(firewall: Firewall, ways: Iterable[Way]) -> list[Stopped]:
+    """Chains that drop what nodes ask of their gateway: names and addresses. `way` is `asking`."""
+    found = [each for each in _chains(firewall) if each.table.name != TABLE and each.name in each.table.bases]
+    chains = [each for each in found if each.table.bases[each.name].hook == "input"]
+    return [each for way in ways for each in _stopped(way, "asking", chains, "")]
 
 
 def taken_back(ruleset: str) -> tuple[Command, ...]:
@@ -162,9 +171,11 @@ def _chains(firewall: Firewall) -> Iterator[_Chain]:
     """All base chains that IPv4 packets pass."""
     for table in read_tables(firewall.ruleset):
         if table.family in ("ip", "inet") and not table.name.startswith(TRACES):
-            for name in (*table.bases, *table.nats):
+            own = firewall.iptables.get(table.name) if table.family == "ip" else None
+            said = table if own is None else read_iptables(own, table.name)
+            for name in (*said.bases, *said.nats):
                 is_iptables = table.family == "ip" and table.name in _IPTABLES and name.isupper()
-                yield _Chain(table, name, "iptables" if is_iptables else "")
+                yield _Chain(said, name, "iptables" if is_iptables else "")
     for name, text in firewall.legacy.items():
         legacy = read_iptables(text, name)
         for chain in (*legacy.bases, *legacy.nats):
@@ -197,9 +208,15 @@ def _packets(way: Way, direction: str, uplink: str) -> dict[str, list[Packet]]:
             return {kind: [_question(way.bridge, uplink, node, OUTSIDE, kind)] for kind in _KINDS}
         case "back":
             return {kind: [_answer(uplink, way.bridge, OUTSIDE, node, kind)] for kind in _KINDS}
+        case "asking":
+            place: Packet = {"iifname": way.bridge, "state": "new", "direction": "original", "l4proto": "udp"}
+            names: Packet = {**place, "saddr": node, "daddr": way.gateway, "sport": _EPHEMERAL, "dport": 53}
+            address: Packet = {**place, "saddr": IPv4Address(0), "daddr": _EVERYBODY, "sport": 68, "dport": 67}
+            return {"DNS": [names], "DHCP": [address]}
         case _:
             links = (way.bridge, way.bridge)
-            return {kind: [_question(*links, node, other, kind), _answer(*links, other, node, kind)] for kind in _KINDS}
+            both = {kind: [_question(*links, node, other, kind), _answer(*links, other, node, kind)] for kind in _KINDS}
+            return {kind: [{**each, "bridged": "yes"} for each in several] for kind, several in both.items()}
 
 
 def _question(come: str, go: str, source: IPv4Address, target: IPv4Address, kind: str) -> Packet:
@@ -251,6 +268,8 @@ def _opening(way: Way, direction: str, chain: _Chain, uplink: str) -> tuple[tupl
     """
     if chain.is_firewalld:
         return _in_zone(way, chain.table)
+    if direction == "asking" and not way.guarded:
+        return _opened_to_gateway(way, chain)
     if chain.command:
         rule = _iptables_rule(way, direction, uplink)
         name = _inserted_in(chain, way, direction, uplink)
@@ -258,6 +277,20 @@ def _opening(way: Way, direction: str, chain: _Chain, uplink: str) -> tuple[tupl
         return ((chain.command, *table, "-I", name, *rule),), ((chain.command, *table, "-D", name, *rule),)
     place = (chain.table.family, chain.table.name, chain.name)
     return (("nft", "insert", "rule", *place, *_nft_rule(way, direction, uplink)),), ()
+
+
+def _opened_to_gateway(way: Way, chain: _Chain) -> tuple[tuple[Command, ...], tuple[Command, ...]]:
+    """DHCP and DNS alone: the host's other ports stay as they are."""
+    ports = (("udp", "53"), ("tcp", "53"), ("udp", "67"))
+    if not chain.command:
+        place = (chain.table.family, chain.table.name, chain.name)
+        rules = (("iifname", f'"{way.bridge}"', protocol, "dport", port) for protocol, port in ports)
+        said = ("accept", "comment", f'"{COMMENT}"')
+        return tuple(("nft", "insert", "rule", *place, *rule, *said) for rule in rules), ()
+    words = [
+        (chain.name, "-i", way.bridge, "-p", protocol, "--dport", port, "-j", "ACCEPT") for protocol, port in ports
+    ]
+    return tuple((chain.command, "-I", *each) for each in words), tuple((chain.command, "-D", *each) for each in words)
 
 
 def _ends(way: Way, direction: str, uplink: str) -> tuple[str, str, bool]:
@@ -269,6 +302,8 @@ def _ends(way: Way, direction: str, uplink: str) -> tuple[str, str, bool]:
             return way.bridge, uplink, False
         case "back":
             return uplink, way.bridge, way.forward == "nat"
+        case "asking":
+            return way.bridge, "", False
         case _:
             return way.bridge, way.bridge, False
 

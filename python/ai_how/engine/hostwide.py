@@ -14,8 +14,9 @@ from ai_how.config.terms import HostResolver
 from ai_how.engine.events import Note, Progress
 from ai_how.engine.observe import Observed
 from ai_how.errors import ConfigurationError, HostError, RootNeeded
-from ai_how.host import foreign_firewalls, iptables, resolver
+from ai_how.host import daemon, foreign_firewalls, iptables, resolver
 from ai_how.host.libvirt import Libvirt
+from ai_how.host.libvirt_chains import make_chains
 from ai_how.host.lock import host_held
 from ai_how.host.memory import is_root, tidy
 from ai_how.host.ports import list_listeners, read_listeners
@@ -35,6 +36,9 @@ from ai_how.spec.policy import Exposure, Port
 
 #: An address of the internet (RFC 5737: for documentation), to ask for the way out.
 _ANYWHERE = IPv4Address("198.51.100.1")
+
+#: From this version on libvirt has a second backend, for nftables.
+_TWO_BACKENDS = 10_004_000
 
 _HOOK_UNKNOWN = (
     "libvirt does not know our hook yet: what a restart of a network loses is put back by the next up only\n"
@@ -107,6 +111,27 @@ def _as_applied(host: Iterable[Resource]) -> Surroundings:
             case _:
                 pass
     return around
+
+
+def renew_libvirts_rules(libvirt: Libvirt, progress: Progress) -> None:
+    """Have libvirt make its own firewall rules anew; where it has iptables as its only backend, in chains that are made
+    for it if somebody flushed them, too.
+
+    Raises HostError where no daemon runs.
+    """
+    pid = daemon.find()
+    if pid is None:
+        raise HostError(
+            "libvirt's rules are not made anew",
+            why="no libvirt daemon runs",
+            remedy="Start it: systemctl start libvirtd",
+        )
+    with libvirt.doing("cannot ask libvirt for its version"):
+        version = libvirt.connection.getLibVersion()
+    with shared(progress):
+        if version < _TWO_BACKENDS:
+            make_chains()
+        daemon.reload(pid)
 
 
 def outside_libvirt(plan: Plan) -> tuple[Step, ...]:

@@ -45,7 +45,7 @@ def keeping_chains(ask: Callable[[], None]) -> None:
         if not is_root():
             raise
         if "LIBVIRT_" in error.why:
-            made = [command for command in ("iptables", "ip6tables") if _make_chains(command)]
+            made = make_chains()
         elif _TABLE in error.why:
             made = [family for family in ("ip", "ip6") if _make_table(family)]
         else:
@@ -53,6 +53,11 @@ def keeping_chains(ask: Callable[[], None]) -> None:
         if not made:
             raise
         ask()
+
+
+def make_chains() -> list[str]:
+    """Make what is missing of the chains that the backend for iptables has; the commands for which something was."""
+    return [command for command in ("iptables", "ip6tables") if _make_chains(command)]
 
 
 def _make_chains(command: str) -> bool:

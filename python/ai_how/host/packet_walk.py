@@ -213,6 +213,8 @@ def _value(left: Any, packet: Packet) -> Any:
             return packet.get("iifname")
         case {"meta": {"key": "oif" | "oifname"}}:
             return packet.get("oifname")
+        case {"meta": {"key": "bridged"}}:
+            return packet.get("bridged", "no")
         case {"meta": {"key": "nfproto"}}:
             return "ipv4"
         case {"meta": {"key": "protocol"}}:
@@ -330,6 +332,8 @@ def _translated(rule: Sequence[str]) -> Rule:
                 return found
             case ["-m", "comment", "--comment", _, *rest] | ["-m", "tcp" | "udp" | "conntrack" | "state", *rest]:
                 pass
+            case ["-m", "physdev", "--physdev-is-bridged", *rest]:
+                found.append(_match({"meta": {"key": "bridged"}}, "yes", negated))
             case [option, value, *rest] if (known := _option(option, value, negated)) is not None:
                 found.append(known)
             case _:

@@ -64,16 +64,20 @@ def gather(uri: str, question: Question) -> Capture:
         found,
         missing,
     )
+    if Part.LIBVIRT not in found:
+        found[Part.LIBVIRT] = {"uri": uri, "trouble": "down", "why": f"libvirt: {missing.pop(Part.LIBVIRT)}"}
     for part in (Part.NETWORKS, Part.MACHINES):
         if part not in found:
-            missing[part] = (
-                missing.get(Part.LIBVIRT) or found.get(Part.LIBVIRT, {}).get("why") or "libvirt was not asked"
-            )
+            missing[part] = found[Part.LIBVIRT].get("why", "libvirt was not asked")
+    before = kernel.reverse_path_drops()
     try:
         networks = networks_of(Capture(found))
     except AiHowError as error:
         networks, missing[Part.NETWORKS] = (), str(error)
     _together(_questions(uri, question, networks, found, opened), found, missing)
+    if Part.SETTINGS in found:
+        # Our own questions are answered by now, or their answers were dropped.
+        found[Part.SETTINGS]["rp_filter/drops"] = str(kernel.reverse_path_drops() - before)
     # Read last: by now the kernel has asked for whomever the questions went to.
     _together({Part.NEIGHBOURS: kernel.neighbours}, found, missing)
     return Capture(found, missing)
@@ -107,7 +111,9 @@ def _questions(
     machines = [each for each in found.get(Part.MACHINES) or () if _is_meant(each, question)]
     meant = [each for each in networks if each.active and _concerns(each, question, machines)]
     answering = [each for each in meant if each.dns and each.gateway]
-    upstream = {server for each in answering for server in each.asks(found.get(Part.RESOLVER) or ())}
+    upstream = {
+        server for each in answering for server in each.asks((found.get(Part.RESOLVER) or {}).get("servers", ()))
+    }
     tasks: dict[Part, Task] = {
         Part.NAMES: partial(
             _each, {each.name: partial(packets.ask_gateway, str(each.gateway.ip)) for each in answering if each.gateway}
@@ -116,6 +122,7 @@ def _questions(
             _each, {each: partial(packets.ask_upstream, *_address(each)) for each in sorted(upstream)}
         ),
         Part.CONSUL: partial(_each, dict(_consuls(meant))),
+        Part.RESOLVES: partial(_each, dict(_host_names(meant, found))),
     }
     if any(each.cluster for each in networks) or (found.get(Part.MEMORY) or {}).get("files"):
         tasks[Part.DRIFT] = partial(drift.drift, uri)
@@ -173,6 +180,19 @@ def _consuls(networks: Iterable[Network]) -> Iterable[tuple[str, Task]]:
         if discovery is not None and discovery.address.startswith(("http://", "https://")):
             server = dns_address(discovery)
             yield each.name, partial(packets.ask_consul, discovery.address, str(server), discovery.dns_port)
+
+
+def _host_names(networks: Iterable[Network], found: Mapping[Part, Any]) -> Iterable[tuple[str, Task]]:
+    """A name of each network that the host itself shall know."""
+    connected = {each.get("master") for each in found.get(Part.LINKS) or () if "LOWER_UP" in each.get("flags", ())}
+    files = (found.get(Part.MEMORY) or {}).get("files", {})
+    by_link = bool(files.get("resolver.links"))
+    for each in networks:
+        wanted = each.dns_mode == "shared_dns" and each.policy.get("host_resolver") != "none"
+        # systemd-resolved passes over links without a carrier: until a machine is there, nobody is to be found.
+        if wanted and each.reservations and (each.bridge in connected or not by_link):
+            one = min(each.reservations, key=lambda reservation: reservation.ip)
+            yield each.name, partial(kernel.resolves, f"{one.name}.{each.domain}", str(one.ip))
 
 
 def _text(policy: Mapping[str, object]) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 from ai_how.errors import HostError
 
 
-def drift(uri: str) -> list[dict[str, Any]]:
-    """Of each cluster of ours (engine/drift.py), and the clusters that were asked. Raises HostError where this Python
-    has not what that takes."""
+def drift(uri: str) -> dict[str, Any]:
+    """What was `found` of the clusters (engine/drift.py), and why something of them is `unseen`. Raises HostError where
+    this Python has not what that takes."""
     try:
         from ai_how.engine.cluster import clusters
         from ai_how.engine.status import survey
@@ -22,8 +22,9 @@ def drift(uri: str) -> list[dict[str, Any]]:
         ) from error
     with Libvirt(uri) as libvirt:
         found = survey(libvirt, [(name, None) for name in clusters(libvirt)])
-    return [
+    differences = [
         {"cluster": status.cluster, "kind": each.kind.value, "key": each.key, "what": each.what}
         for status in found
         for each in status.drift
     ]
+    return {"found": differences, "unseen": sorted({why for status in found for why in status.unseen})}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ai_how.diagnose.ask.scratch import list_as_loaded
 from ai_how.errors import CommandFailed, HostError, PrivilegeError
 from ai_how.host import iptables, memory, nftables
+from ai_how.host.process import output
 
 _LEGACY = "iptables-legacy"
 _LEGACY_TABLES = Path("/proc/net/ip_tables_names")
@@ -17,7 +19,8 @@ _LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 
 def rules() -> dict[str, Any]:
     """`ruleset`: the entries of nft's JSON of all tables; `unread`: tables that nft could not say; `legacy`: by table,
-    `iptables-legacy -S`; `loaded`: what our tables look like right after they were loaded. Needs root."""
+    `iptables-legacy -S`; `iptables`: the same of those tables that iptables has in nftables; `loaded`: what our tables
+    look like right after they were loaded. Needs root."""
     if not memory.is_root():
         raise PrivilegeError("the rules of the firewall were not looked at", why="only root may see them")
     remembered = memory.recall_text(nftables.RULES)
@@ -25,7 +28,26 @@ def rules() -> dict[str, Any]:
         loaded = aside.submit(_as_loaded, remembered)
         legacy = aside.submit(_legacy)
         entries, unread = _tables()
-    return {"ruleset": entries, "unread": unread, "legacy": legacy.result(), "loaded": loaded.result()}
+        own = _iptables(entries)
+    return {
+        "ruleset": entries,
+        "unread": unread,
+        "legacy": legacy.result(),
+        "iptables": own,
+        "loaded": loaded.result(),
+    }
+
+
+def _iptables(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The tables of iptables among those of nftables, as iptables says them. Others it would bring into being."""
+    there = {(each["table"]["family"], each["table"]["name"]) for each in entries if "table" in each}
+    names = [name for name in ("filter", "nat") if ("ip", name) in there]
+    try:
+        if not names or iptables.variant(output(["iptables", "--version"])) != "nf_tables":
+            return {}
+        return {name: iptables.list_rules(table=name) for name in names}
+    except CommandFailed:
+        return {}  # what nft says of them has to do
 
 
 def _tables() -> tuple[list[Any], list[str]]:

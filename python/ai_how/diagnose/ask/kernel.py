@@ -9,19 +9,21 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ai_how.diagnose.ask.libvirt import SEARCH
-from ai_how.errors import AiHowError
-from ai_how.host import daemon, machine, memory
+from ai_how.errors import AiHowError, HostError
+from ai_how.host import daemon, dnsmasq, machine, memory
 from ai_how.host.process import output
 
 _PROC = Path("/proc")
 _SYS = Path("/proc/sys")
 _LEASES = Path("/var/lib/libvirt/dnsmasq")
+_RESOLVED = Path("/run/systemd/resolve/resolv.conf")
 _HOOK = Path("/etc/libvirt/hooks/network.d/ai-how")
 _HOOK_UNKNOWN = Path("/run/ai-how-hook.unknown")
 _INSTALL = "Install it: apt-get install iproute2"
@@ -120,13 +122,60 @@ def leases() -> dict[str, str]:
     return {path.stem: path.read_text(errors="replace") for path in sorted(_LEASES.glob("*.status"))}
 
 
-def resolver() -> list[str]:
-    """The name servers of /etc/resolv.conf (resolv.conf(5))."""
+def resolver() -> dict[str, list[str]]:
+    """The name servers of /etc/resolv.conf (resolv.conf(5)), and those that resolvers on this host ask in turn."""
+    asks = _name_servers(_RESOLVED)
+    for each in dnsmasq.daemons():
+        if not each.is_libvirts:
+            asks += _servers_of(each)
+    return {"servers": _name_servers(Path("/etc/resolv.conf")), "asks": list(dict.fromkeys(asks))}
+
+
+def _name_servers(path: Path) -> list[str]:
     try:
-        lines = Path("/etc/resolv.conf").read_text(errors="replace").splitlines()
-    except FileNotFoundError:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
         return []
     return [words[1] for line in lines if (words := line.split())[:1] == ["nameserver"] and len(words) > 1]
+
+
+def _servers_of(process: dnsmasq.Daemon) -> list[str]:
+    """The servers that a dnsmasq asks what no other setting sends elsewhere (`server=ADDRESS`)."""
+    lines = [each.removeprefix("--") for each in process.arguments]
+    folders = [Path(each) for each in process.directories]
+    for path in (
+        dnsmasq.settings_file(process.arguments),
+        *(file for each in folders for file in sorted(each.glob("*"))),
+    ):
+        with contextlib.suppress(OSError):
+            lines += path.read_text(errors="replace").splitlines()
+    found = (line.partition("server=")[2].strip() for line in lines if line.strip().startswith("server="))
+    return [each for each in found if each and not each.startswith("/")]
+
+
+def reverse_path_drops() -> int:
+    """How many packets the kernel has dropped in this namespace because their way back was another (rp_filter)."""
+    lines = [line.split() for line in (_PROC / "net/netstat").read_text(encoding="ascii").splitlines()]
+    for names, values in zip(lines[::2], lines[1::2], strict=False):
+        if "IPReversePathFilter" in names:
+            return int(values[names.index("IPReversePathFilter")])
+    return 0
+
+
+def resolves(name: str, address: str) -> dict[str, Any]:
+    """Whether programs of this host find `address` by `name` (getent(1), which asks as they do)."""
+    getent = shutil.which("getent", path=SEARCH)
+    if getent is None:
+        raise HostError("whether this host resolves names was not looked at", why="there is no getent")
+    environment = {**os.environ, "RES_OPTIONS": "timeout:1 attempts:2"}
+    argv = [getent, "ahostsv4", name]
+    try:
+        ran = subprocess.run(argv, capture_output=True, text=True, timeout=4, check=False, env=environment)
+        found = sorted({line.split()[0] for line in ran.stdout.splitlines() if line.split()})
+    except subprocess.TimeoutExpired:
+        found = []
+    why = "" if address in found else f"{name} is {', '.join(found) or 'not found'}, and should be {address}"
+    return {"answered": not why, "ms": 0.0, "why": why}
 
 
 def remembered() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ai_how.diagnose.checks import clusters, dnsmasq, firewall, host, machines, networks, uplink  # noqa: F401
-from ai_how.diagnose.checks.base import CHECKS, Check
+from ai_how.diagnose.checks.base import CHECKS, Check, advice
 from ai_how.diagnose.facts import Facts
 from ai_how.diagnose.finding import Answer, Finding
 from ai_how.diagnose.question import About, Question
@@ -70,6 +70,9 @@ def _unknown_names(facts: Facts, question: Question) -> Iterator[Finding]:
             Answer.FAIL,
             f"there is no {word} of this name",
             (f"the {word}s here: {', '.join(names) or 'none'}",),
+            advice(
+                f"Ask for one of these, or make it: ai-how up with the configuration of a cluster that has this {word}."
+            ),
             network=question.name if network else "",
             machine="" if network else question.name,
         )

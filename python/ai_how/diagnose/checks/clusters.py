@@ -33,7 +33,7 @@ def hook(facts: Facts) -> Iterator[Finding]:
     guarded = [each for each in facts.networks if each.guarded]
     if not guarded:
         return
-    memory = facts.memory
+    memory, fix = facts.memory, mend(guarded[0].cluster, guarded[0].name)
     if memory.hook is None:
         summary = f"{PATH} is gone"
     elif memory.hook != HOOK.content:
@@ -42,6 +42,10 @@ def hook(facts: Facts) -> Iterator[Finding]:
         summary = f"libvirt does not run {PATH}: its mode is {memory.mode}, not {HOOK.mode}"
     elif memory.unknown_to_libvirt:
         summary = f"the libvirt that runs has not seen {PATH} yet"
+        # Not by us: it would also start what somebody has stopped, and what is marked to start by itself.
+        fix = advice(
+            "Have it look again (it also starts what is marked for autostart):", ("kill", "-HUP", str(facts.daemon))
+        )
     elif RULES not in memory.files:
         summary = "the rules are gone that it would load, so that no network of ai-how's starts"
     else:
@@ -51,8 +55,28 @@ def hook(facts: Facts) -> Iterator[Finding]:
         Answer.WARN,
         f"{summary}: after a restart of the host its networks would be without rules, or not start",
         f"networks: {names}",
-        fix=mend(guarded[0].cluster, guarded[0].name),
+        fix=fix,
     )
+
+
+@check("resolver-route-missing", "Does this host find the names that it shall know?", Part.NETWORKS, Part.RESOLVES)
+def resolves(facts: Facts) -> Iterator[Finding]:
+    told = {each.cluster for each in facts.drift if each.kind == "resolver"}
+    for network in facts.active:
+        reply = facts.resolves.get(network.name)
+        if reply is not None and not reply.answered and network.cluster not in told:
+            yield of_network(
+                network,
+                Answer.FAIL,
+                f"programs on this host do not find {network.domain}",
+                reply.why,
+                f"they ask {', '.join(facts.resolvers) or 'nobody'} (/etc/resolv.conf)",
+                fix=advice(
+                    "The resolver that knows the clusters is not the one that is asked. Point /etc/resolv.conf at it "
+                    "(127.0.0.53 for systemd-resolved, 127.0.0.1 for a dnsmasq of the host's), and keep whoever "
+                    "writes that file (DHCP, NetworkManager) from changing it."
+                ),
+            )
 
 
 @check("resolver-route-missing", "Does the host's resolver know every cluster that it should?", Part.DRIFT)
@@ -78,15 +102,17 @@ def _network_of(facts: Facts, drift: Drift) -> Network | None:
 def defined(facts: Facts) -> Iterator[Finding]:
     for network in facts.networks:
         differences = list(network.differences)
-        if network.active and not network.persistent:
-            differences.append("it is not defined: it will be gone when it stops")
+        if network.active and not network.persistent and network.cluster:
+            differences.append("it is not defined any more: it will be gone when it stops")
         if differences:
             yield of_network(
                 network,
                 Answer.WARN,
                 f"network {network.name} runs otherwise than it is defined",
                 *differences,
-                fix=mend(network.cluster, network.name)
+                fix=advice(
+                    "Only the configuration says which is right: ai-how plan shows the way back, ai-how up goes it."
+                )
                 if network.cluster
                 else advice(
                     "Decide which is right. What is defined comes into force so (machines lose their link meanwhile):",
@@ -107,11 +133,17 @@ def defined(facts: Facts) -> Iterator[Finding]:
             )
     rules = facts.memory.files.get(RULES)
     if rules is not None and facts.firewall.loaded is None and Part.FIREWALL not in facts.missing:
-        yield of_host(Answer.WARN, f"/var/lib/ai-how/{RULES} is not what ai-how wrote: nft cannot load it")
+        yield of_host(
+            Answer.WARN,
+            f"/var/lib/ai-how/{RULES} is not what ai-how wrote: nft cannot load it",
+            fix=advice("ai-how up with the configuration of any cluster writes it anew."),
+        )
 
 
 @check("config-drift", "Is everything of ai-how as it was made?", Part.DRIFT)
 def as_made(facts: Facts) -> Iterator[Finding]:
+    for why in facts.unseen:
+        yield of_host(Answer.UNKNOWN, "whether everything of ai-how is as it was made", why)
     told: set[tuple[str, str]] = set()
     for each in facts.drift:
         if each.kind in _ELSEWHERE or (each.kind, each.key) in told:
@@ -132,4 +164,5 @@ def as_made(facts: Facts) -> Iterator[Finding]:
             if each.kind in _MENDED and name
             else advice("ai-how plan with the cluster's configuration says how it is made again, ai-how up does it."),
             network="" if each.kind in _OF_HOST else name,
+            kind=each.kind,
         )

@@ -14,6 +14,8 @@ from ai_how.diagnose.finding import Answer, Finding, Fix
 #: How dnsmasq and libvirt call the option that tells nodes their DNS servers (RFC 2132, option 6).
 _DNS_OPTION = ("option:dns-server", "6")
 
+_LOOPBACK = "127."
+
 #: A client identifier that is made of the client's MAC begins with its kind of hardware, Ethernet (RFC 2132, 9.14).
 _BY_MAC = "01:"
 
@@ -76,11 +78,11 @@ def _served(facts: Facts) -> Iterator[Network]:
 def loops(facts: Facts) -> Iterator[Finding]:
     gateways = {str(each.gateway.ip): each.name for each in facts.active if each.gateway and each.dns}
     asks = {
-        each.name: [gateways[server] for server in each.asks(facts.resolvers) if server in gateways]
+        each.name: [gateways[server] for server in _asked(facts, each) if server in gateways]
         for each in facts.active
         if each.dns
     }
-    asked = {each.name: each.asks(facts.resolvers) for each in facts.active}
+    asked = {each.name: _asked(facts, each) for each in facts.active}
     seen: set[frozenset[str]] = set()
     for start in sorted(asks):
         circle = _circle(asks, start)
@@ -98,6 +100,13 @@ def loops(facts: Facts) -> Iterator[Finding]:
                     *(("virsh", "net-edit", each) for each in circle[:1]),
                 ),
             )
+
+
+def _asked(facts: Facts, network: Network) -> tuple[str, ...]:
+    """The servers that its gateway asks; in place of one on this host's loopback, those that this one asks."""
+    servers = network.asks(facts.resolvers)
+    beyond = facts.resolver_asks if any(each.startswith(_LOOPBACK) for each in servers) else ()
+    return (*(each for each in servers if not each.startswith(_LOOPBACK)), *beyond)
 
 
 def _circle(asks: Mapping[str, list[str]], start: str) -> tuple[str, ...]:
@@ -123,7 +132,7 @@ def told_gateway(facts: Facts) -> Iterator[Finding]:
             yield of_network(
                 network,
                 Answer.WARN,
-                f"nodes are told to ask {', '.join(told)}, which do not know the cluster's names",
+                f"nodes are told to ask {', '.join(told)}, which do not know the names of this network",
                 fix=advice(
                     f"List the gateway {network.gateway.ip if network.gateway else ''} first in network.dns_servers; "
                     "the others become the servers that it asks."
@@ -261,11 +270,14 @@ def only_server(facts: Facts) -> Iterator[Finding]:
             owner = _owner(facts, mac)
             whose = f"machine {owner.name}" if owner else "no machine of this host"
             commands = [("virsh", "domif-setlink", owner.name, mac, "down")] if owner else []
+            # Our rules keep its answers from other ports of the bridge (resources/firewall.py, ROGUE_DHCP).
+            kept = network.guarded and "rogue-dhcp" in facts.firewall.ruleset
             yield of_network(
                 network,
-                Answer.FAIL,
+                Answer.WARN if kept else Answer.FAIL,
                 f"another DHCP server answers on {network.bridge}: {ip}, {mac}",
                 f"that MAC is of {whose}",
+                *(["ai-how's rules keep its answers from nodes"] if kept else []),
                 fix=advice("End it there, or take its link away:", *commands),
             )
 
@@ -282,11 +294,12 @@ def macs(facts: Facts) -> Iterator[Finding]:
             continue
         several = sum(each.running for each in machines) > 1
         edit = ("virsh", "edit", machines[-1].name)
+        names = list(dict.fromkeys(each.name for each in machines))
         yield Finding(
             "",
             source,
             Answer.FAIL if several else Answer.WARN,
-            f"MAC {mac} is of {', '.join(each.name for each in machines)}",
+            f"MAC {mac} is of {', '.join(names)}" + (", twice" if len(names) == 1 else ""),
             () if several else ("not more than one of them runs now",),
             advice("Give all but one another MAC (take the <mac> line out: libvirt makes one):", edit),
             network=source,

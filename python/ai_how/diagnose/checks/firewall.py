@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from ai_how.diagnose.checks.base import HOST, advice, check, of_host, of_network, repair
 from ai_how.diagnose.checks.clusters import mend
@@ -16,12 +17,16 @@ from ai_how.diagnose.rules import (
     OursChanged,
     Stopped,
     Way,
+    asking_stopped,
     forwarding_stopped,
     libvirt_rules_missing,
     not_masqueraded,
     ours_changed,
     within_stopped,
 )
+
+#: From this version on libvirt makes its rules by nftables or by iptables, as it is built and configured.
+_TWO_BACKENDS = (10, 4)
 
 #: Lines of evidence at most: a flushed table has many.
 _MOST = 8
@@ -74,11 +79,21 @@ def forwarded(facts: Facts) -> Iterator[Finding]:
     Part.NETWORKS, Part.FIREWALL, Part.SETTINGS,
 )  # fmt: skip
 def within(facts: Facts) -> Iterator[Finding]:
-    calls = facts.settings.get("net/bridge/bridge-nf-call-iptables") == "1"
-    found = within_stopped(facts.firewall, _ways(facts), calls)
+    everywhere = facts.settings.get("net/bridge/bridge-nf-call-iptables") == "1"
+    asking = [each.name for each in facts.links.values() if each.calls_iptables]
+    ways = [each for each in _ways(facts) if everywhere or each.bridge in asking]
+    found = within_stopped(facts.firewall, ways, calls_iptables=True)
     yield from _stopping(
         facts, found, "packets between nodes of one network are dropped, because bridge-nf-call-iptables is 1"
     )
+
+
+@check("dnsmasq-unresponsive", "Do firewalls let nodes ask their gateway?", Part.NETWORKS, Part.FIREWALL)
+def asked(facts: Facts) -> Iterator[Finding]:
+    ways = {each.name for each in facts.active if each.dns or each.serves_dhcp}
+    found = asking_stopped(facts.firewall, [each for each in _ways(facts) if each.network in ways])
+    for finding in _stopping(facts, found, "what nodes ask of their gateway is dropped"):
+        yield replace(finding, answer=Answer.FAIL)
 
 
 def _stopping(facts: Facts, found: Iterable[Stopped], what: str) -> Iterator[Finding]:
@@ -170,19 +185,31 @@ def apart(facts: Facts) -> Iterator[Finding]:
 def _again(facts: Facts, *, gone: bool, libvirt: bool) -> Fix:
     """Have the rules made again: ours by the engine, libvirt's by libvirt, which does it at SIGHUP."""
     guarded = next((each for each in facts.active if each.guarded), None)
-    if gone and guarded is not None and not libvirt:
-        return mend(guarded.cluster, guarded.name)
+    cluster = guarded.cluster if gone and guarded is not None else ""
+    if cluster and guarded is not None and not libvirt:
+        return mend(cluster, guarded.name)
     if facts.daemon is None:
         return advice("Start libvirt's daemon: it makes its rules anew.")
-    chains = "LIBVIRT_FW" in facts.firewall.ruleset or "libvirt_network" in facts.firewall.ruleset
-    if not chains:
-        return advice(
-            "The chains themselves are gone, which libvirt makes only when it starts: restart it (machines keep "
-            "running, and their links)" + (", then have ai-how's rules made again:" if guarded else ":"),
-            ("systemctl", "restart", "libvirtd"),
-            *([("ai-how", "doctor", "--fix")] if guarded else []),
-        )
-    return repair(("kill", "-HUP", str(facts.daemon)))
+    rules = f"{facts.firewall.ruleset}{facts.firewall.legacy}"
+    chains = "LIBVIRT_FW" in rules or "libvirt_network" in rules
+    if chains and not cluster:
+        return repair(("kill", "-HUP", str(facts.daemon)))
+    unit = "libvirtd" if facts.programs.get("libvirtd") else "virtnetworkd"
+    restart = (
+        "The chains are gone, too, which libvirt makes only when it starts. Without ai-how: systemctl restart "
+        f"{unit} (machines keep running, and their links)."
+    )
+    if chains or _older(facts.libvirt.version, _TWO_BACKENDS):
+        text = "" if chains else restart
+        return Fix((("ai-how", "doctor", "--fix"),), automatic=True, mend=cluster, rules=True, advice=text)
+    # Which of its two backends it uses, and so which chains it wants, is not seen once they are gone.
+    after = [("ai-how", "doctor", "--fix")] if cluster else []
+    return advice(restart, ("systemctl", "restart", unit), *after)
+
+
+def _older(version: str, than: tuple[int, ...]) -> bool:
+    numbers = tuple(int(each) for each in version.split(".") if each.isdigit())
+    return bool(numbers) and numbers < than
 
 
 def _ours(facts: Facts) -> OursChanged:

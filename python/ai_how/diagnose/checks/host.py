@@ -120,6 +120,11 @@ def forwarding(facts: Facts) -> Iterator[Finding]:
             name = setting.replace("/", ".")
             summary = f"{name} is 0: what its nodes send goes no further"
             yield of_network(network, Answer.FAIL, summary, fix=_set(setting, "1", "0"))
+    for link in facts.uplinks if networks else ():
+        setting = f"net/ipv4/conf/{link}/forwarding"
+        if facts.settings.get(setting) == "0":
+            summary = f"{setting.replace('/', '.')} is 0: what comes back to nodes goes no further"
+            yield of_host(Answer.FAIL, summary, fix=_set(setting, "1", "0"))
 
 
 def _set(setting: str, value: str, before: str) -> Fix:
@@ -143,20 +148,30 @@ def connections(facts: Facts) -> Iterator[Finding]:
         )
 
 
-@check("rp-filter", "Does reverse path filtering let in what comes by every way out?", Part.SETTINGS, Part.ROUTES)
+@check(
+    "rp-filter", "Does reverse path filtering let in what comes by every link?", Part.SETTINGS, Part.ROUTES, Part.LINKS
+)
 def reverse_path(facts: Facts) -> Iterator[Finding]:
-    if not any(each.leads_out for each in facts.active):
+    if not any(each.leads_out for each in facts.active) or not facts.uplinks:
         return
+    main, *others = facts.uplinks
+    dropping = facts.settings.get("rp_filter/drops", "0") != "0"
+    # Answers to our own questions came by a link that is no way out.
+    strangers = [
+        each.name
+        for each in facts.links.values()
+        if dropping and each.up and each.addresses and each.kind != "loopback" and not facts.network_on(each.name)
+    ]
     everywhere = facts.settings.get("net/ipv4/conf/all/rp_filter", "0")
-    for link in facts.uplinks[1:]:
-        here = facts.settings.get(f"net/ipv4/conf/{link}/rp_filter", "0")
+    for link in dict.fromkeys((*others, *(each for each in strangers if each != main))):
+        setting = f"net/ipv4/conf/{link}/rp_filter"
+        here = facts.settings.get(setting, "0")
         if max(everywhere, here) == "1":
-            loose = f"net/ipv4/conf/{link}/rp_filter"
             yield Finding(
                 "",
                 link,
-                Answer.WARN,
-                f"what comes in by {link} is dropped: answers leave by {facts.uplinks[0]}, and rp_filter is strict",
+                Answer.FAIL if dropping else Answer.WARN,
+                f"what comes in by {link} is dropped: answers leave by {main}, and rp_filter is strict",
                 (f"net.ipv4.conf.all.rp_filter = {everywhere}", f"net.ipv4.conf.{link}.rp_filter = {here}"),
-                repair(("sysctl", "-w", f"{loose}=2"), undo=(("sysctl", "-w", f"{loose}={here}"),)),
+                _set(setting, "2", here),
             )

@@ -7,10 +7,12 @@ from ipaddress import IPv4Address, IPv4Interface
 
 from ai_how.diagnose.checks.base import advice, check, of_machine, repair
 from ai_how.diagnose.facts import Facts, Guest, Interface, Machine, Network, Part
-from ai_how.diagnose.finding import Answer, Command, Finding
+from ai_how.diagnose.finding import Answer, Command, Finding, Fix
 
 #: Seconds that a machine may take from its start to its lease.
 GRACE = 30.0
+
+_PAUSED = ("paused", "suspended")
 
 #: Resolvers within a guest, which ask others in turn.
 _STUBS = "127."
@@ -24,43 +26,53 @@ def running(facts: Facts) -> Iterator[Finding]:
             age = "" if machine.age is None else f", for {machine.age:.0f} s"
             yield of_machine(machine, network, Answer.OK, f"running{age}, {len(machine.interfaces)} interface(s)")
         elif _should_run(facts, machine):
-            paused = machine.state in ("paused", "suspended")
-            command = ("virsh", "resume" if paused else "start", machine.name)
-            undo = ("virsh", "suspend" if paused else "destroy", machine.name)
+            # A pause may be somebody's will, and not only ours to end.
+            mild = machine.state in _PAUSED and not machine.cluster and facts.asked != machine.name
             yield of_machine(
                 machine,
                 network,
-                Answer.FAIL,
+                Answer.WARN if mild else Answer.FAIL,
                 f"the machine is not running: {machine.state}",
-                fix=repair(command, undo=(undo,)),
+                fix=_woken(machine),
             )
+
+
+def _woken(machine: Machine) -> Fix:
+    if machine.state not in _PAUSED:
+        return repair(("virsh", "start", machine.name), undo=(("virsh", "destroy", machine.name),))
+    command = "resume" if machine.state == "paused" else "dompmwakeup"
+    return advice(
+        "libvirt pauses a machine whose disk is full or gone, people pause one on purpose. See why, then let it go on:",
+        ("virsh", "domstate", "--reason", machine.name),
+        ("virsh", command, machine.name),
+    )
 
 
 def _should_run(facts: Facts, machine: Machine) -> bool:
     """One that is shut off is nobody's fault, unless it should start by itself, or others of its cluster run."""
     if facts.asked == machine.name or machine.state == "crashed":
         return True
-    if machine.state in ("paused", "suspended"):
-        return bool(machine.cluster)
+    if machine.state in _PAUSED:
+        return True
     others = (each.running for each in facts.machines if each.cluster == machine.cluster and machine.cluster)
     return machine.autostart or any(others)
 
 
 @check("vm-wrong-network", "Is every machine in its own network?", Part.MACHINES, Part.NETWORKS, Part.LINKS)
 def own_network(facts: Facts) -> Iterator[Finding]:
-    for machine, nic, network in _plugged(facts):
+    for machine in facts.machines:
         wanted = next((e for e in facts.networks if e.cluster == machine.cluster and machine.cluster), None)
-        if wanted is not None and nic.kind == "network" and nic.source != wanted.name:
+        strays = [nic for nic in machine.interfaces if nic.kind == "network" and wanted and nic.source != wanted.name]
+        for nic in strays if wanted else ():
             yield of_machine(
                 machine,
                 wanted,
                 Answer.FAIL,
                 f"it is of cluster {machine.cluster}, and its interface {nic.mac} is in network {nic.source}",
-                fix=advice(f"Take it back with the cluster's configuration: ai-how up. Its network is {wanted.name}."),
+                fix=advice("Take it back with the cluster's configuration: ai-how up. It belongs in its own network."),
             )
-            continue
-        port = facts.port_of(nic)
-        bridge = _bridge(nic, network)
+    for machine, nic, network in _plugged(facts):
+        port, bridge = facts.port_of(nic), _bridge(nic, network)
         if port is not None and bridge and port.master and port.master != bridge:
             other = facts.network_on(port.master)
             where = f"{port.master} of network {other.name}" if other else port.master
@@ -183,7 +195,10 @@ def inside(facts: Facts) -> Iterator[Finding]:
         guest = facts.guests.get(machine.name)
         if guest is None or not guest.answers or network is None or not network.active or network.gateway is None:
             continue
-        wrong = [*_wrong_address(facts, guest, nic, network), *_wrong_ways(guest, network, network.gateway.ip)]
+        # Of several networks one has the way out, and which one is the machine's own matter.
+        alone = len(machine.interfaces) == 1
+        ways = _wrong_ways(guest, network, network.gateway.ip) if alone else ()
+        wrong = [*_wrong_address(facts, guest, nic, network), *ways]
         if wrong:
             yield of_machine(
                 machine,

@@ -110,6 +110,7 @@ def own_bridge(facts: Facts) -> Iterator[Finding]:
                     *([("virsh", "net-destroy", network.name)] if network.active else []),
                     ("ip", "link", "delete", link.name),
                     ("virsh", "net-start", network.name),
+                    *_replug(facts, network),
                 ),
             )
 

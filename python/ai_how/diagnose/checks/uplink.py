@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 
 from ai_how.diagnose.checks.base import HOST, advice, check, of_host, of_network, repair
@@ -58,27 +57,26 @@ def _trouble(facts: Facts, route: Route) -> str:
 
 @check("dns-upstream-dead", "Do the servers answer that gateways ask?", Part.NETWORKS, Part.UPSTREAM)
 def upstream(facts: Facts) -> Iterator[Finding]:
-    by_servers: dict[tuple[str, ...], list[Network]] = defaultdict(list)
+    silent: dict[bool, list[tuple[Network, list[str]]]] = {True: [], False: []}
     for network in facts.active:
-        if network.dns and (servers := network.asks(facts.resolvers)):
-            by_servers[tuple(each for each in servers if each in facts.upstream)].append(network)
-    for servers, networks in by_servers.items():
+        servers = [each for each in network.asks(facts.resolvers) if each in facts.upstream] if network.dns else []
         dead = [each for each in servers if not facts.upstream[each].answered]
-        if not dead:
+        if dead:
+            silent[len(dead) == len(servers)].append((network, dead))
+    for everyone, found in silent.items():
+        if not found:
             continue
-        everyone = len(dead) == len(servers)
-        alone = networks[0].name if len(networks) == 1 else ""
+        names = [network.name for network, _ in found]
+        servers = list(dict.fromkeys(each for _, dead in found for each in dead))
+        alone = names[0] if len(names) == 1 else ""
         yield Finding(
             "",
             alone or HOST,
             Answer.FAIL if everyone else Answer.WARN,
-            "no server answers that its gateway asks: nodes resolve no name outside"
+            "no server answers that a gateway asks: nodes resolve no name outside"
             if everyone
-            else f"{', '.join(dead)} does not answer: names outside may take seconds",
-            (
-                *(f"{each}: {facts.upstream[each].why}" for each in dead),
-                *([f"networks: {', '.join(each.name for each in networks)}"] if not alone else []),
-            ),
+            else f"{', '.join(servers)} does not answer, others do: names outside may take seconds, and fail with them",
+            (*(f"{each}: {facts.upstream[each].why}" for each in servers), f"networks: {', '.join(names)}"),
             advice("Name servers that answer: network.dns_servers and ai-how up, or <forwarder> by virsh net-edit."),
             network=alone,
         )
@@ -95,13 +93,16 @@ def sizes(facts: Facts) -> Iterator[Finding]:
         ports = [each for each in facts.links.values() if each.master == bridge.name and each.mtu != size]
         for port in ports:
             machine = owners.get(port.name)
+            commands = (*_sized(port, size), *_sized(bridge, size))
             yield Finding(
                 "",
                 machine.name if machine else port.name,
                 Answer.FAIL,
                 f"{port.name} takes {port.mtu} bytes, its network {size}: larger frames vanish without a word",
                 (f"bridge {bridge.name}: {bridge.mtu} bytes",),
-                repair(*_sized(port, size), *_sized(bridge, size), undo=_sized(port, port.mtu)),
+                repair(*commands, undo=(*_sized(bridge, bridge.mtu), *_sized(port, port.mtu)))
+                if machine
+                else advice("If that link may take as much:", *commands),
                 network=network.name,
                 machine=machine.name if machine else "",
             )
