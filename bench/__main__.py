@@ -14,7 +14,7 @@ from ai_how.errors import AiHowError
 from ai_how.images import build_micro_image
 from bench.report import Report
 
-PARTS = ("up", "validate", "idle", "start", "firewall", "traffic", "add", "plan")
+PARTS = ("up", "validate", "idle", "start", "firewall", "traffic", "add", "plan", "doctor")
 
 
 def main() -> int:
@@ -23,10 +23,10 @@ def main() -> int:
     if not lab.inside():
         with tempfile.TemporaryDirectory(prefix="ai-how-bench-") as folder:
             image = arguments.image
-            if image is None and {"up", "idle", "plan"} & set(arguments.only or PARTS):
+            if image is None and {"up", "idle", "plan", "doctor"} & set(arguments.only or PARTS):
                 image = build_micro_image(Path(folder) / "micro.qcow2", progress=_say).path
             more = [] if image is None else ["--image", str(image)]
-            internet = "traffic" in (arguments.only or PARTS)
+            internet = bool({"traffic", "doctor"} & set(arguments.only or PARTS))
             return lab.run([sys.executable, "-m", "bench", *sys.argv[1:], *more], internet=internet)
     report = measure(arguments.only or PARTS, quick=arguments.quick, image=arguments.image)
     print(report.table())
@@ -36,8 +36,8 @@ def main() -> int:
 
 
 def measure(parts: Sequence[str], *, quick: bool, image: Path | None) -> Report:
-    """Measure these parts inside a lab. `up`, `idle` and `plan` need the micro image."""
-    from bench import add, clusters, firewall, idle, plan, start, traffic, up, validate
+    """Measure these parts inside a lab. `up`, `idle`, `plan` and `doctor` need the micro image."""
+    from bench import add, clusters, doctor, firewall, idle, plan, start, traffic, up, validate
 
     report = Report()
     for part in parts:
@@ -59,6 +59,8 @@ def measure(parts: Sequence[str], *, quick: bool, image: Path | None) -> Report:
                 add.measure(report, rounds=3 if quick else 9)
             case "plan" if image is not None:
                 plan.measure(report, image, sizes=plan.SIZES[: 2 if quick else 3], rounds=3 if quick else 7)
+            case "doctor" if image is not None:
+                doctor.measure(report, image, nodes=2 if quick else doctor.NODES, rounds=3 if quick else 9)
             case _:
                 raise SystemExit(f"part {part} needs --image inside a lab")
     return report

@@ -1,4 +1,4 @@
-"""The documented script without libvirt, and what findings mean together."""
+"""The documented script without libvirt: what can be told, with our environment and without."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from ai_how.diagnose import report
-from ai_how.diagnose.facts import Facts, Link, Network, Server
-from ai_how.diagnose.finding import Answer, Finding
-from ai_how.diagnose.look import read_servers
-from ai_how.errors import LibvirtError
-
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "python/ai_how/examples/network_troubleshooting.py"
 NOWHERE = "qemu:///system?socket=/nowhere/libvirt-sock"
 
+#: Ours, one that has nothing of ours, and the system's.
+PYTHONS = {
+    "ours": (sys.executable,),
+    "bare": (sys.executable, "-I", "-S"),
+    "system's": ("/usr/bin/python3",),
+}
+pythons = pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS)
 
-def ask(*words: str, python: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess[str]:
+
+def ask(*words: str, python: tuple[str, ...] = PYTHONS["ours"], **environment: str) -> subprocess.CompletedProcess[str]:
+    """The script, called as documented from the repository's root."""
     return subprocess.run(
         [*python, SCRIPT, *words],
         cwd=ROOT,
@@ -28,20 +31,41 @@ def ask(*words: str, python: tuple[str, ...] = (sys.executable,)) -> subprocess.
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "LIBVIRT_DEFAULT_URI": NOWHERE},
+        env={**os.environ, "LIBVIRT_DEFAULT_URI": NOWHERE, **environment},
     )
 
 
-@pytest.mark.parametrize("words", [(), ("networks",), ("dnsmasq",), ("network", "n"), ("vm", "m")])
-def test_host_that_cannot_be_looked_at_is_neither_well_nor_wrong(words: tuple[str, ...]) -> None:
-    ended = ask(*words)
-    assert ended.returncode == 3
-    assert ended.stdout.startswith("unknown  libvirt: ")
-    assert "ok " not in ended.stdout
-    assert "Traceback" not in ended.stderr
+@pythons
+@pytest.mark.parametrize("words", [(), ("networks",), ("dnsmasq",), ("network", "n"), ("vm", "m")], ids=" ".join)
+def test_host_whose_libvirt_is_not_there_is_neither_well_nor_wrong(
+    words: tuple[str, ...], python: tuple[str, ...]
+) -> None:
+    ended = ask(*words, python=python)
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    assert "libvirtd-down of host: " in ended.stdout
+    assert "/nowhere/libvirt-sock" in ended.stdout
+    assert "not looked at: " in ended.stdout
+    assert "healthy" not in ended.stdout
+    assert ended.stderr == ""
 
 
-@pytest.mark.parametrize("words", [("nonsense",), ("network",), ("vm", "a", "b")])
+def test_without_bindings_and_without_virsh_it_says_how_to_get_them(tmp_path: Path) -> None:
+    """Nothing on the path but what the script itself takes; /usr/sbin and /usr/bin are searched for virsh besides."""
+    script = (
+        "import sys; sys.path.insert(0, 'python')\n"
+        "import ai_how.diagnose.ask.libvirt as door\n"
+        f"door.SEARCH = {str(tmp_path)!r}\n"
+        f"sys.argv = ['x']; exec(open({SCRIPT!r}).read().replace('__file__', repr({SCRIPT!r})))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    assert "libvirt's Python bindings cannot be loaded" in ended.stdout
+    assert "apt-get install python3-libvirt" in ended.stdout
+
+
+@pytest.mark.parametrize("words", [("nonsense",), ("network",), ("vm", "a", "b"), ("network", "")], ids=" ".join)
 def test_wrong_use_names_the_questions(words: tuple[str, ...]) -> None:
     ended = ask(*words)
     assert ended.returncode == 2
@@ -49,69 +73,14 @@ def test_wrong_use_names_the_questions(words: tuple[str, ...]) -> None:
     assert ended.stdout == ""
 
 
-def test_interpreter_that_has_nothing_of_ours_finds_us_and_tells_what_is_missing() -> None:
-    bare = (sys.executable, "-I", "-S")
+def test_help_says_what_can_be_asked_and_what_the_exit_codes_mean() -> None:
+    ended = ask("--help")
+    assert ended.returncode == 0
+    assert "[networks | dnsmasq | network NAME | vm NAME]" in ended.stdout
+    assert "0 healthy, 1 something is wrong, 2 wrong use, 3 could not look" in ended.stdout
+
+
+def test_interpreter_that_has_nothing_of_ours_finds_us_beside_the_script() -> None:
+    bare = PYTHONS["bare"]
     assert subprocess.run([*bare, "-c", "import ai_how"], cwd=ROOT, capture_output=True, check=False).returncode == 1
-    ended = ask(python=bare)
-    assert ended.returncode == 3
-    assert "libvirt's Python bindings cannot be loaded" in ended.stdout
-
-
-@pytest.mark.parametrize(
-    ("answers", "code"),
-    [
-        ([], 0),
-        ([Answer.OK, Answer.WARN], 0),
-        ([Answer.OK, Answer.UNKNOWN], 3),
-        ([Answer.UNKNOWN, Answer.FAIL, Answer.OK], 1),
-    ],
-)
-def test_not_having_looked_is_never_a_pass(answers: list[Answer], code: int) -> None:
-    assert report.exit_code(Finding("c", "s", answer, "") for answer in answers) == code
-
-
-def test_evidence_of_what_is_well_is_shown_on_demand_only() -> None:
-    found = [
-        Finding("a", "s", Answer.OK, "fine", ("seen 1",)),
-        Finding("b", "s", Answer.FAIL, "broken", ("seen 2",), "mend it"),
-    ]
-    assert report.text(found, evidence=False) == (
-        "ok       s: fine\nfail     s: broken [b]\n           seen 2\n           → mend it"
-    )
-    assert "seen 1" in report.text(found, evidence=True)
-
-
-def test_without_libvirt_the_bridges_and_servers_are_told_but_not_judged() -> None:
-    facts = Facts(
-        links={"br0": Link("br0", up=False, bridge=True, master=None, address=None)},
-        servers=(Server(7, "net0", stopped=False),),
-        problem=LibvirtError("no connection"),
-    )
-    found = report.findings(facts, report.checks_for(()))
-    assert [finding.answer for finding in found] == [Answer.UNKNOWN] * 3
-    assert {finding.subject for finding in found} == {"libvirt", "br0", "net0"}
-
-
-def test_network_without_dhcp_and_dns_needs_no_server() -> None:
-    network = Network("n", True, False, "br0", "none", None, (), False, (), None)
-    facts = Facts(links={}, servers=(), networks=(network,))
-    assert report.findings(facts, report.checks_for(("dnsmasq",))) == []
-
-
-def test_servers_are_found_among_processes(tmp_path: Path) -> None:
-    def process(pid: str, cmdline: str, state: str = "S", namespace: str = "net:[1]") -> None:
-        folder = tmp_path / pid
-        (folder / "ns").mkdir(parents=True)
-        (folder / "cmdline").write_text(cmdline)
-        (folder / "stat").write_text(f"9 (dns) masq) {state} 1 9")
-        (folder / "ns" / "net").symlink_to(namespace)
-
-    serving = "/usr/sbin/dnsmasq\0--conf-file=/var/lib/libvirt/dnsmasq/{}.conf\0--leasefile-ro\0"
-    process("self", "python\0")
-    process("10", serving.format("one"))
-    process("11", serving.format("two-b"), state="T")
-    process("12", serving.format("elsewhere"), namespace="net:[2]")
-    process("13", "/usr/sbin/dnsmasq\0--conf-file=/etc/dnsmasq.conf\0")
-    process("14", "grep\0--conf-file=/var/lib/libvirt/dnsmasq/one.conf\0")
-    process("15", "")
-    assert read_servers(tmp_path) == (Server(10, "one", stopped=False), Server(11, "two-b", stopped=True))
+    assert ask("--help", python=bare).returncode == 0

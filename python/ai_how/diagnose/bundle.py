@@ -10,6 +10,7 @@ import io
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,12 +76,15 @@ def read_bundle(path: Path) -> Mapping[str, Any]:
     """The capture in the bundle at `path`, as JSON. Raises UsageError."""
     try:
         with tarfile.open(path, "r:gz") as archive:
-            member = archive.extractfile(_CAPTURE)
-            text = b"" if member is None else member.read(_MOST + 1)
-        if len(text) > _MOST:
-            raise ValueError(f"its {_CAPTURE} is larger than {_MOST // 2**20} MiB")
+            member = next((each for each in archive if each.name == _CAPTURE), None)
+            if member is None or not member.isreg():  # a link could lead to whatever else is in there
+                raise ValueError(f"it has no file {_CAPTURE}")
+            if member.size > _MOST:
+                raise ValueError(f"its {_CAPTURE} is larger than {_MOST // 2**20} MiB")
+            file = archive.extractfile(member)
+            text = b"" if file is None else file.read()
         data = json.loads(text)
-    except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError, KeyError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} is no support bundle",
             why=error.strerror or str(error) if isinstance(error, OSError) else str(error),

@@ -27,11 +27,13 @@ _AGAIN = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One repair. `done`: the cause is gone. `trouble` says why it is not, and that it was undone."""
+    """One repair. `done`: the cause is gone. `trouble` says why it is not, and that it was undone; `now` is how the
+    host looked last, None where it was not looked at since."""
 
     cause: Cause
     done: bool
     trouble: str = ""
+    now: Diagnosis | None = None
 
 
 def repair_all(site: Site, words: Sequence[str], agree: Callable[[Cause], bool]) -> Iterator[Attempt]:
@@ -40,7 +42,8 @@ def repair_all(site: Site, words: Sequence[str], agree: Callable[[Cause], bool])
     A cause is only tried once, and only where `agree` says so. Raises PrivilegeError where this user may not.
     """
     tried: set[tuple[str, str]] = set()
-    while cause := _next(examine(site.libvirt.uri, words), tried):
+    now: Diagnosis | None = None
+    while cause := _next(now or examine(site.libvirt.uri, words), tried):
         if not is_root():
             raise PrivilegeError(
                 "nothing was repaired",
@@ -49,7 +52,9 @@ def repair_all(site: Site, words: Sequence[str], agree: Callable[[Cause], bool])
             )
         tried.add((cause.id, cause.subject))
         if agree(cause):
-            yield repair(site, cause, words)
+            attempt = repair(site, cause, words)
+            now = attempt.now
+            yield attempt
 
 
 def _next(diagnosis: Diagnosis, tried: set[tuple[str, str]]) -> Cause | None:
@@ -72,11 +77,11 @@ def repair(site: Site, cause: Cause, words: Sequence[str] = ()) -> Attempt:
     except AiHowError as error:
         return Attempt(cause, done=False, trouble=_undone(site, cause, str(error)))
     deadline = time.monotonic() + SHOWN_WITHIN
-    while _is_there(cause, examine(site.libvirt.uri, words)):
+    while _is_there(cause, now := examine(site.libvirt.uri, words)):
         if time.monotonic() > deadline:
             return Attempt(cause, done=False, trouble=_undone(site, cause, "it is still so"))
         time.sleep(_AGAIN)
-    return Attempt(cause, done=True)
+    return Attempt(cause, done=True, now=now)
 
 
 def _is_there(cause: Cause, now: Diagnosis) -> bool:

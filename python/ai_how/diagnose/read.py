@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import xml.etree.ElementTree as ET  # a bare interpreter has no lxml
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, TypeVar
@@ -44,10 +45,33 @@ _MARK = f"metadata/{{{METADATA}}}cluster"
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _PROGRAM = re.compile(r'"([^"]*)",pid=(\d+)')
 
+#: What data of another shape than it should have raises when it is read, or looked at: too deep, too large, not there.
+NOT_UNDERSTOOD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, ET.ParseError)
+
+#: Parts that are only asked for where there is something to ask (ask/).
+_AT_TIMES = frozenset({Part.DRIFT, Part.GUESTS, Part.LOGS})
+
+#: What our files add to networks, by name.
+_Hosts = Mapping[str, tuple[Reservation, ...]]
+
+_NO_NETWORKS: tuple[Network, ...] = ()
+_NO_PROCESSES: tuple[tuple[Server, ...], Mapping[str, float]] = ((), {})
+_NO_MEMORY: tuple[Memory, _Hosts] = (Memory(), {})
+_NO_RESOLVER: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+_NO_DRIFT: tuple[tuple[Drift, ...], tuple[str, ...]] = ((), ())
+
 
 def read_capture(capture: Capture) -> Facts:
-    """The facts in `capture`. A part that cannot be understood is missing, like one that could not be asked for."""
+    """The facts in `capture`. A part that cannot be understood is missing, like one that could not be asked for.
+
+    A capture may come from anybody: whatever it holds, nothing is raised.
+    """
     missing = dict(capture.missing)
+    missing |= {
+        part: f"nothing was said of its {part.value}"
+        for part in Part
+        if part not in _AT_TIMES and part not in missing and capture.get(part) is None
+    }
 
     def part(part: Part, read: Callable[[Any], T], empty: T) -> T:
         data = capture.get(part)
@@ -55,66 +79,133 @@ def read_capture(capture: Capture) -> Facts:
             return empty
         try:
             return read(data)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, ET.ParseError) as error:
+        except NOT_UNDERSTOOD as error:
             missing[part] = f"what the host said of its {part.value} is not understood: {error!r}"
             return empty
 
-    host: Mapping[str, Any] = capture.get(Part.HOST) or {}
-    libvirt: Mapping[str, Any] = capture.get(Part.LIBVIRT) or {}
-    ages = {each["machine"]: float(each["age"]) for each in capture.get(Part.PROCESSES) or () if "machine" in each}
-    servers: Mapping[str, Any] = capture.get(Part.SERVERS) or {}
-    none: tuple[Network, ...] = ()
-    networks = part(
-        Part.NETWORKS,
-        lambda data: tuple(_with_files(read_network(each), capture.get(Part.MEMORY)) for each in data),
-        none,
-    )
+    host = part(Part.HOST, _host, _Host())
+    libvirt = part(Part.LIBVIRT, _libvirt, Libvirt(""))
+    servers, ages = part(Part.PROCESSES, _processes, _NO_PROCESSES)
+    memory, hosts = part(Part.MEMORY, _memory, _NO_MEMORY)
+    resolvers, resolver_asks = part(Part.RESOLVER, _resolver, _NO_RESOLVER)
+    drift, unseen = part(Part.DRIFT, _drift, _NO_DRIFT)
     return Facts(
-        now=float(host.get("now", 0)),
-        root=bool(host.get("root")),
-        daemon=host.get("daemon"),
-        libvirt=_libvirt(libvirt),
+        now=host.now,
+        root=host.root,
+        daemon=host.daemon,
+        libvirt=libvirt,
         kvm=_kvm(host, libvirt),
-        programs=host.get("programs", {}),
-        versions=host.get("versions", {}),
-        emulators=libvirt.get("emulators", {}),
-        networks=networks,
-        machines=part(Part.MACHINES, lambda data: tuple(map(partial(read_machine, ages=ages), data)), ()),
-        links=part(Part.LINKS, lambda data: {each.name: each for each in read_links(data)}, {}),
-        routes=part(Part.ROUTES, lambda data: tuple(read_routes(data)), ()),
+        programs=host.programs,
+        versions=host.versions,
+        emulators=part(Part.LIBVIRT, lambda data: _texts(data.get("emulators", {})), {}),
+        networks=part(
+            Part.NETWORKS,
+            lambda data: tuple(_with_files(read_network(each), hosts) for each in _list(data)),
+            _NO_NETWORKS,
+        ),
+        machines=part(Part.MACHINES, lambda data: tuple(map(partial(read_machine, ages=ages), _list(data))), ()),
+        links=part(Part.LINKS, lambda data: {each.name: each for each in read_links(_list(data))}, {}),
+        routes=part(Part.ROUTES, lambda data: tuple(read_routes(_list(data))), ()),
         neighbours=part(Part.NEIGHBOURS, _neighbours, {}),
-        settings=capture.get(Part.SETTINGS) or {},
-        servers=part(Part.PROCESSES, lambda data: tuple(Server(**each) for each in data if "network" in each), ()),
-        listeners=part(Part.LISTENERS, lambda data: tuple(filter(None, map(read_listener, data))), ()),
+        settings=part(Part.SETTINGS, _texts, {}),
+        servers=servers,
+        listeners=part(Part.LISTENERS, lambda data: tuple(filter(None, map(read_listener, _list(data)))), ()),
         leases=part(Part.LEASES, lambda data: {name: read_leases(text) for name, text in data.items()}, {}),
         firewall=part(Part.FIREWALL, _firewall, Firewall("")),
-        resolvers=tuple((capture.get(Part.RESOLVER) or {}).get("servers", ())),
-        resolver_asks=tuple((capture.get(Part.RESOLVER) or {}).get("asks", ())),
-        resolves=_replies(capture.get(Part.RESOLVES)),
-        memory=part(Part.MEMORY, _memory, Memory()),
-        drift=part(Part.DRIFT, lambda data: tuple(Drift(**each) for each in data["found"]), ()),
-        unseen=tuple((capture.get(Part.DRIFT) or {}).get("unseen", ())),
-        names=_replies(capture.get(Part.NAMES)),
-        upstream=_replies(capture.get(Part.UPSTREAM)),
+        resolvers=resolvers,
+        resolver_asks=resolver_asks,
+        resolves=part(Part.RESOLVES, _replies, {}),
+        memory=memory,
+        drift=drift,
+        unseen=unseen,
+        names=part(Part.NAMES, _replies, {}),
+        upstream=part(Part.UPSTREAM, _replies, {}),
         answering=part(Part.ANSWERING, _answering, {}),
-        dhcp_servers={name: tuple(found) for name, found in servers.items()},
-        consul=_replies(capture.get(Part.CONSUL)),
+        dhcp_servers=part(Part.SERVERS, lambda data: {name: _words(found) for name, found in data.items()}, {}),
+        consul=part(Part.CONSUL, _replies, {}),
         guests=part(Part.GUESTS, lambda data: {name: read_guest(each) for name, each in data.items()}, {}),
         missing=missing,
     )
 
 
-def _libvirt(data: Mapping[str, Any]) -> Libvirt:
-    known = {each.name for each in fields(Libvirt)}
-    return Libvirt(**{"uri": "", **{name: value for name, value in data.items() if name in known}})
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What the part of the host says."""
+
+    now: float = 0.0
+    root: bool = False
+    daemon: int | None = None
+    programs: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    kvm_device: str = ""
+    cpu_flags: tuple[str, ...] = ()
 
 
-def _kvm(host: Mapping[str, Any], libvirt: Mapping[str, Any]) -> Kvm:
-    flags = " ".join(host.get("cpu_flags", ()))
-    found = judge_kvm(
-        offered=bool(libvirt.get("offers_kvm")), device=str(host.get("kvm_device", "")), cpuinfo=f"flags : {flags}"
+def _host(data: Mapping[str, Any]) -> _Host:
+    daemon = data.get("daemon")
+    return _Host(
+        now=float(data.get("now", 0)),
+        root=bool(data.get("root")),
+        daemon=None if daemon is None else int(daemon),
+        programs=_texts(data.get("programs", {})),
+        versions=_texts(data.get("versions", {})),
+        kvm_device=_text(data.get("kvm_device", "")),
+        cpu_flags=_words(data.get("cpu_flags", [])),
     )
+
+
+def _libvirt(data: Mapping[str, Any]) -> Libvirt:
+    known = {each.name for each in fields(Libvirt)} - {"offers_kvm"}
+    texts = {name: _text(value) for name, value in data.items() if name in known}
+    return Libvirt(**{"uri": "", **texts}, offers_kvm=bool(data.get("offers_kvm")))
+
+
+def _kvm(host: _Host, libvirt: Libvirt) -> Kvm:
+    flags = " ".join(host.cpu_flags)
+    found = judge_kvm(offered=libvirt.offers_kvm, device=host.kvm_device, cpuinfo=f"flags : {flags}")
     return Kvm(found.usable, found.why)
+
+
+def _processes(data: Any) -> tuple[tuple[Server, ...], Mapping[str, float]]:
+    """The dnsmasqs of networks, and how long machines have run, by name."""
+    servers = tuple(
+        Server(int(each["pid"]), _text(each["network"]), bool(each["stopped"]))
+        for each in _list(data)
+        if "network" in each
+    )
+    return servers, {_text(each["machine"]): float(each["age"]) for each in data if "machine" in each}
+
+
+def _resolver(data: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The host's name servers, and those that one on the host itself asks."""
+    return _words(data.get("servers", [])), _words(data.get("asks", []))
+
+
+def _drift(data: Mapping[str, Any]) -> tuple[tuple[Drift, ...], tuple[str, ...]]:
+    return tuple(Drift(**_texts(each)) for each in _list(data["found"])), _words(data.get("unseen", []))
+
+
+# ---- data of the shape that it should have ------------------------------------------------------------------------
+
+
+def _text(data: Any) -> str:
+    if not isinstance(data, str):
+        raise TypeError(f"a text was expected, not {type(data).__name__}")
+    return data
+
+
+def _list(data: Any) -> list[Any]:
+    if not isinstance(data, list | tuple):
+        raise TypeError(f"a list was expected, not {type(data).__name__}")
+    return list(data)
+
+
+def _words(data: Any) -> tuple[str, ...]:
+    return tuple(map(_text, _list(data)))
+
+
+def _texts(data: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _text(value) for name, value in data.items()}
 
 
 # ---- libvirt ----------------------------------------------------------------------------------------------------
@@ -181,20 +272,23 @@ def _policy(text: str) -> Mapping[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _with_files(network: Network, remembered: Any) -> Network:
+def _with_files(network: Network, hosts: _Hosts) -> Network:
     """What our files add to a network that runs: its reservations (resources/network.py)."""
-    hosts = ((remembered or {}).get("dnsmasq") or {}).get(network.name)
-    if not hosts or not network.active:
+    if not network.active:
         return network
     known = {(each.ip, each.mac) for each in network.reservations}
-    more = []
-    for line in hosts.splitlines():
+    return network.adding(each for each in hosts.get(network.name, ()) if (each.ip, each.mac) not in known)
+
+
+def _in_file(text: str) -> Iterator[Reservation]:
+    """The reservations in a file that dnsmasq reads; lines that somebody put there for another purpose are passed."""
+    for line in text.splitlines():
         match line.split(","):
-            case [mac, ip, name] if (IPv4Address(ip), mac.lower()) not in known:
-                more.append(Reservation(IPv4Address(ip), mac.lower(), name))
+            case [mac, ip, name]:
+                with contextlib.suppress(ValueError):
+                    yield Reservation(IPv4Address(ip), mac.lower(), name)
             case _:
                 pass
-    return network.adding(more)
 
 
 #: What of a network's definition is at work as soon as it runs; the rest of the XML is notes of libvirt's.
@@ -315,17 +409,17 @@ def _attribute(parent: ET.Element, path: str, name: str) -> str:
 def read_links(entries: Iterable[Mapping[str, Any]]) -> Iterator[Link]:
     """Understands `ip -json -details address show`."""
     for each in entries:
+        flags = _words(each.get("flags", []))
         if "ifname" not in each:
             continue
-        flags = each.get("flags", ())
         yield Link(
-            name=each["ifname"],
-            kind=each.get("linkinfo", {}).get("info_kind", "loopback" if "LOOPBACK" in flags else ""),
+            name=_text(each["ifname"]),
+            kind=_text(each.get("linkinfo", {}).get("info_kind", "loopback" if "LOOPBACK" in flags else "")),
             up="UP" in flags,
             carrier="LOWER_UP" in flags,
             mtu=int(each["mtu"]),
-            mac=each.get("address", ""),
-            master=each.get("master", ""),
+            mac=_text(each.get("address", "")),
+            master=_text(each.get("master", "")),
             calls_iptables=bool(each.get("linkinfo", {}).get("info_data", {}).get("nf_call_iptables")),
             addresses=tuple(
                 IPv4Interface(f"{address['local']}/{address['prefixlen']}")
@@ -345,7 +439,7 @@ def read_routes(entries: Iterable[Mapping[str, Any]]) -> Iterator[Route]:
             yield Route(
                 to=IPv4Network(to),
                 via=IPv4Address(hop["gateway"]) if "gateway" in hop else None,
-                dev=hop.get("dev", ""),
+                dev=_text(hop.get("dev", "")),
                 metric=int(each.get("metric", 0)),
                 dead="dead" in hop.get("flags", ()),
                 table=str(each.get("table", "main")),
@@ -354,7 +448,11 @@ def read_routes(entries: Iterable[Mapping[str, Any]]) -> Iterator[Route]:
 
 def _neighbours(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
     """By link and address, the state that the kernel has them in."""
-    return {(each["dev"], each["dst"]): " ".join(each.get("state", ())) for each in entries if "dst" in each}
+    return {
+        (_text(each["dev"]), _text(each["dst"])): " ".join(_words(each.get("state", [])))
+        for each in _list(entries)
+        if "dst" in each
+    }
 
 
 def read_listener(line: str) -> Listener | None:
@@ -380,7 +478,7 @@ def read_leases(text: str) -> tuple[Lease, ...]:
         Lease(
             ip=IPv4Address(each["ip-address"]),
             mac=each.get("mac-address", "").lower(),
-            hostname=each.get("hostname", ""),
+            hostname=_text(each.get("hostname", "")),
             client_id=each.get("client-id", "").lower(),
             expires=float(each.get("expiry-time", 0)),
         )
@@ -391,36 +489,37 @@ def read_leases(text: str) -> tuple[Lease, ...]:
 
 def _firewall(data: Mapping[str, Any]) -> Firewall:
     return Firewall(
-        ruleset=json.dumps({"nftables": data["ruleset"]}),
-        unread=tuple(data["unread"]),
-        legacy=dict(data["legacy"]),
-        iptables=dict(data["iptables"]),
-        loaded=data["loaded"],
+        ruleset=json.dumps({"nftables": _list(data["ruleset"])}),
+        unread=_words(data["unread"]),
+        legacy=_texts(data["legacy"]),
+        iptables=_texts(data["iptables"]),
+        loaded=None if data["loaded"] is None else _text(data["loaded"]),
     )
 
 
-def _memory(data: Mapping[str, Any]) -> Memory:
-    hook = data["hook"]
-    return Memory(dict(data["files"]), hook["text"], hook["mode"], bool(data["unknown_to_libvirt"]))
+def _memory(data: Mapping[str, Any]) -> tuple[Memory, _Hosts]:
+    """What is remembered, and the reservations in our files by network."""
+    hook, files = data["hook"], _texts(data.get("dnsmasq") or {})
+    text = None if hook["text"] is None else _text(hook["text"])
+    memory = Memory(_texts(data["files"]), text, _text(hook["mode"]), bool(data["unknown_to_libvirt"]))
+    return memory, {name: tuple(_in_file(each)) for name, each in files.items()}
 
 
 # ---- answers ----------------------------------------------------------------------------------------------------
 
 
-def _replies(data: Any) -> dict[str, Reply]:
-    return {
-        name: Reply(bool(each["answered"]), float(each["ms"]), str(each["why"])) for name, each in (data or {}).items()
-    }
+def _replies(data: Mapping[str, Any]) -> dict[str, Reply]:
+    return {name: Reply(bool(each["answered"]), float(each["ms"]), str(each["why"])) for name, each in data.items()}
 
 
 def _answering(data: Mapping[str, Mapping[str, list[str]]]) -> dict[str, dict[IPv4Address, tuple[str, ...]]]:
-    return {bridge: {IPv4Address(ip): tuple(macs) for ip, macs in found.items()} for bridge, found in data.items()}
+    return {bridge: {IPv4Address(ip): _words(macs) for ip, macs in found.items()} for bridge, found in data.items()}
 
 
 def read_guest(data: Mapping[str, Any]) -> Guest:
     """What a guest's agent said: its links, and the text of /proc/net/route and /etc/resolv.conf one after another."""
     if not data["answers"]:
-        return Guest(answers=False, why=data["why"])
+        return Guest(answers=False, why=_text(data["why"]))
     addresses: dict[str, tuple[IPv4Interface, ...]] = {}
     for each in data["links"]:
         mac = each.get("hardware-address", "").lower()
@@ -451,6 +550,10 @@ def networks_of(capture: Capture) -> tuple[Network, ...]:
     """The networks in a capture that is not whole yet: whom to ask. Raises HostError where they are not understood."""
     try:
         found = tuple(map(read_network, capture.get(Part.NETWORKS) or ()))
-    except (ValueError, TypeError, KeyError, ET.ParseError) as error:
+    except NOT_UNDERSTOOD as error:
         raise HostError("what libvirt says of its networks is not understood", why=repr(error)) from error
-    return tuple(_with_files(each, capture.get(Part.MEMORY)) for each in found)
+    try:
+        _, hosts = _memory(capture.get(Part.MEMORY) or {})
+    except NOT_UNDERSTOOD:  # told by its own part
+        hosts = _NO_MEMORY[1]
+    return tuple(_with_files(each, hosts) for each in found)

@@ -8,24 +8,38 @@ from typing import Any
 REMOVED = "«removed»"
 
 #: Words that name a secret, as keys of settings, options and attributes.
-_NAMES = r"(?:[\w-]*(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|credential)[\w-]*)"
+_NAMES = r"(?=[\w-]*?(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|credential))[\w-]++"
+#: How a text in a text is quoted: as it is, in JSON's strings, in XML's attributes.
+_QUOTE = r"(?:\\*[\"']|&quot;|&apos;|&#3[49];)"
+_LEFT = rf"(?!{REMOVED})"
 _PATTERNS = (
     # A block in PEM (RFC 7468) that is somebody's key.
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
     # Hashed passwords (crypt(5)).
     re.compile(r"\$(?:1|2[abxy]?|5|6|y|7|gy)\$[./A-Za-z0-9$,=+-]{8,}"),
-    # What stands behind such a name: name=value, name: value, "name": "value", name='value'.
-    re.compile(rf"""(?i)(?<=[\s"'<>{{,;:&?-]){_NAMES}["']?\s*[=:]\s*(?P<kept>["']?)(?P<secret>[^"'\s,;&<>}}«]+)"""),
+    # What stands behind such a name: name="value", "name": "value", name='value', up to the same quote.
+    re.compile(
+        rf"""(?is)(?<![\w-])(?P<name>{_NAMES}){_QUOTE}?\s*[=:]\s*(?P<quote>{_QUOTE})"""
+        rf"""{_LEFT}(?P<secret>(?:(?!(?P=quote))(?:\\.|[^\n]))+)"""
+    ),
+    # "name": value
+    re.compile(rf"(?i)(?<![\w-])(?P<name>{_NAMES}){_QUOTE}\s*:\s*{_LEFT}(?P<secret>[^\s\"'\\&,}}\]]+)"),
+    # name=value, name: value, up to the next of the kind.
+    re.compile(
+        rf"""(?i)(?<![\w-])(?P<name>{_NAMES})\s*[=:]\s*(?!{_QUOTE})"""
+        rf"""{_LEFT}(?P<secret>(?:(?![,;&][a-z][\w.-]*[=:])[^\s"'<>])+)"""
+    ),
     # <passwd>value</passwd>
-    re.compile(rf"(?i)<{_NAMES}(?:\s[^<>]*)?>(?P<secret>[^<>«]+)</"),
+    re.compile(rf"(?i)<(?P<name>{_NAMES})(?:\s[^<>]*)?>{_LEFT}(?P<secret>[^<>]*[^<>\s][^<>]*)</"),
     # What a URL has before its host: user:password@
-    re.compile(r"(?<=://)[^/\s:@«]+:(?P<secret>[^/\s@«]+)(?=@)"),
+    re.compile(rf"(?<=://)[^/\s:@]*:{_LEFT}(?P<secret>[^/\s@]+)(?=@)"),
     # Bearer tokens, and Basic ones, of HTTP (RFC 6750, RFC 7617).
     re.compile(r"(?i)\b(?:bearer|basic)\s+(?P<secret>[A-Za-z0-9._~+/=-]{8,})"),
 )
 
-#: Names that say where a secret is, and not what it is.
-_PLACES = re.compile(r"(?i)(?:file|path|_dir|uuid|usage|type)[\"']?\s*[=:]")
+#: Names that say where a secret is, or which, and not what it is.
+_PLACES = re.compile(r"(?i)(?:file|path|[_-]dir|uuid|usage|type)$")
+_NO_SECRETS = frozenset({"null", "true", "false", "none", "yes", "no", "on", "off"})
 
 
 def redact(text: str) -> tuple[str, int]:
@@ -36,17 +50,16 @@ def redact(text: str) -> tuple[str, int]:
         nonlocal count
         groups = match.groupdict()
         if "secret" in groups:
-            whole = match[0]
-            if _PLACES.search(whole) or groups["secret"] in ("null", "true", "false", "none", "yes", "no"):
-                return whole
+            if _PLACES.search(groups.get("name") or "") or groups["secret"].rstrip(",;.").lower() in _NO_SECRETS:
+                return match[0]
             start, end = match.start("secret") - match.start(), match.end("secret") - match.start()
             count += 1
-            return whole[:start] + REMOVED + whole[end:]
+            return match[0][:start] + REMOVED + match[0][end:]
         count += 1
         return REMOVED
 
     for pattern in _PATTERNS:
-        text = pattern.sub(without, f"\n{text}")[1:]
+        text = pattern.sub(without, text)
     return text, count
 
 
@@ -58,8 +71,8 @@ def redact_all(data: Any) -> tuple[Any, int]:
         case dict():
             found, total = {}, 0
             for name, value in data.items():
-                secret = isinstance(value, str) and value and re.fullmatch(f"(?i){_NAMES}", str(name))
-                if secret and not re.search(r"(?i)(?:file|path)$", str(name)):
+                secret = isinstance(value, str) and value not in ("", REMOVED) and _names_secret(str(name))
+                if secret and value.lower() not in _NO_SECRETS:
                     found[name], count = REMOVED, 1
                 else:
                     found[name], count = redact_all(value)
@@ -70,3 +83,7 @@ def redact_all(data: Any) -> tuple[Any, int]:
             return [each for each, _ in pairs], sum(count for _, count in pairs)
         case _:
             return data, 0
+
+
+def _names_secret(name: str) -> bool:
+    return bool(re.fullmatch(f"(?i){_NAMES}", name)) and not _PLACES.search(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from ai_how.diagnose.catalogue import CATALOGUE
 from ai_how.diagnose.causes import Cause, Diagnosis
@@ -22,6 +23,7 @@ def plain(text: str, _colour: str) -> str:
 
 def text(diagnosis: Diagnosis, *, findings: bool, paint: Paint = plain) -> str:
     """The whole answer; with `findings` what is well, too."""
+    diagnosis = _printable(diagnosis)
     lines = [*_verdict(diagnosis, paint)]
     for number, cause in enumerate(diagnosis.causes, 1):
         lines += ["", *_cause(cause, number if len(diagnosis.causes) > 1 else 0, paint)]
@@ -30,6 +32,33 @@ def text(diagnosis: Diagnosis, *, findings: bool, paint: Paint = plain) -> str:
     if findings:
         lines += ["", *(line for each in _ordered(diagnosis.findings) for line in _finding(each, paint))]
     return "\n".join(lines)
+
+
+def _printable(diagnosis: Diagnosis) -> Diagnosis:
+    """The same for a terminal: guests and bundles of others may say what would move its cursor, or worse."""
+    return replace(
+        diagnosis,
+        findings=tuple(map(_shown, diagnosis.findings)),
+        causes=tuple(
+            replace(each, finding=_shown(each.finding), explains=tuple(map(_shown, each.explains)))
+            for each in diagnosis.causes
+        ),
+    )
+
+
+def _shown(finding: Finding) -> Finding:
+    fix = finding.fix
+    return replace(
+        finding,
+        subject=_clean(finding.subject),
+        summary=_clean(finding.summary),
+        evidence=tuple(map(_clean, finding.evidence)),
+        fix=replace(fix, advice=_clean(fix.advice), commands=tuple(tuple(map(_clean, each)) for each in fix.commands)),
+    )
+
+
+def _clean(text: str) -> str:
+    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _verdict(diagnosis: Diagnosis, paint: Paint) -> Iterator[str]:

@@ -109,13 +109,13 @@ class Scene:
         self._standing = None
         self._places.close()
 
-    def try_all(self, attempts: int = 3) -> Found:
-        """Everything that is promised."""
+    def try_all(self, attempts: int = 3, *, quick: bool = False) -> Found:
+        """Everything that is promised, or the part that `up` ends with."""
         there = self.stand()
         for each in there.spots.values():
             if each.tap is not None:
                 each.tap.frames().clear()  # what an earlier trial has sent
-        wanted = promises.whole(there.parties, there.strangers, there.around)
+        wanted = (promises.quick if quick else promises.whole)(there.parties, there.strangers, there.around)
         found = run(wanted.expectations, there.spots, attempts=attempts)
         assert len({each.name for each in found}) == len(found), "a name means two scenarios"
         return Found(found)

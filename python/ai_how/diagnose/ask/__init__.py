@@ -125,7 +125,8 @@ def _questions(
         Part.RESOLVES: partial(_each, dict(_host_names(meant, found))),
     }
     if any(each.cluster for each in networks) or (found.get(Part.MEMORY) or {}).get("files"):
-        tasks[Part.DRIFT] = partial(drift.drift, uri)
+        alone = {each.cluster for each in meant} if question.name else set()
+        tasks[Part.DRIFT] = partial(drift.drift, uri, alone - {""})
     ports = {each.get("master") for each in found.get(Part.LINKS) or ()}
     inhabited = [each for each in meant if each.bridge in ports and each.gateway]
     tasks[Part.ANSWERING] = partial(_as_root, partial(_arp, inhabited, found.get(Part.LEASES) or {}))

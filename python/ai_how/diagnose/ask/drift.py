@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ai_how.errors import HostError
 
 
-def drift(uri: str) -> dict[str, Any]:
-    """What was `found` of the clusters (engine/drift.py), and why something of them is `unseen`. Raises HostError where
-    this Python has not what that takes."""
+def drift(uri: str, only: Collection[str] = ()) -> dict[str, Any]:
+    """What was `found` of all clusters, or of those `only` (engine/drift.py), and why something of them is `unseen`.
+
+    Raises HostError where this Python has not what that takes.
+    """
     try:
         from ai_how.engine.cluster import clusters
         from ai_how.engine.status import survey
@@ -21,7 +24,7 @@ def drift(uri: str) -> dict[str, Any]:
             remedy="Ask ai-how doctor, in its own environment.",
         ) from error
     with Libvirt(uri) as libvirt:
-        found = survey(libvirt, [(name, None) for name in clusters(libvirt)])
+        found = survey(libvirt, [(name, None) for name in only or clusters(libvirt)])
     differences = [
         {"cluster": status.cluster, "kind": each.kind.value, "key": each.key, "what": each.what}
         for status in found

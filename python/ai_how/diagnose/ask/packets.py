@@ -25,9 +25,9 @@ from ai_how.host.neighbours import request
 GATEWAY_PATIENCE, GATEWAY_TRIES = 0.5, 3
 UPSTREAM_PATIENCE, UPSTREAM_TRIES = 0.6, 2
 #: Seconds in which everybody on a bridge has answered. Whoever has one address with somebody else answers, too.
-ARP_PATIENCE = 0.6
+ARP_PATIENCE = 0.3
 #: Seconds in which a DHCP server of somebody else's has spoken.
-DHCP_PATIENCE = 0.8
+DHCP_PATIENCE = 0.3
 CONSUL_PATIENCE = 1.0
 
 #: A name that every way out knows or denies; what is asked is whether there is an answer at all (RFC 2606).

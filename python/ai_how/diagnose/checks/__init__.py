@@ -22,6 +22,7 @@ from ai_how.diagnose.checks.base import CHECKS, Check, advice
 from ai_how.diagnose.facts import Facts
 from ai_how.diagnose.finding import Answer, Finding
 from ai_how.diagnose.question import About, Question
+from ai_how.diagnose.read import NOT_UNDERSTOOD
 
 #: What answers the two questions about a kind of thing; the others are answered by all checks.
 _FAMILIES = {
@@ -52,7 +53,13 @@ def _ask(check: Check, facts: Facts) -> Iterator[Finding]:
     if blind is not None:
         yield Finding(check.identifier, "host", Answer.UNKNOWN, check.question, (facts.missing[blind],))
         return
-    for finding in check.look(facts):
+    try:
+        found = list(check.look(facts))
+    except NOT_UNDERSTOOD as error:  # rules, for one, are only understood when packets are followed through them
+        why = f"what the host said is not understood: {error!r}"
+        yield Finding(check.identifier, "host", Answer.UNKNOWN, check.question, (why,))
+        return
+    for finding in found:
         yield finding if finding.check else replace(finding, check=check.identifier)
 
 

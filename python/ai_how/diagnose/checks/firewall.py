@@ -24,6 +24,7 @@ from ai_how.diagnose.rules import (
     ours_changed,
     within_stopped,
 )
+from ai_how.host import iptables
 
 #: From this version on libvirt makes its rules by nftables or by iptables, as it is built and configured.
 _TWO_BACKENDS = (10, 4)
@@ -123,13 +124,20 @@ def _stopping(facts: Facts, found: Iterable[Stopped], what: str) -> Iterator[Fin
 def _opened(networks: Sequence[Network], several: Sequence[Stopped]) -> Fix:
     # Where it is iptables' table the engine has passages of its own, which come back after a restart.
     guarded = next((each for each in networks if each.guarded), None)
-    if guarded is not None and all(each.where.startswith("ip filter ") for each in several):
+    policy = all(each.where.startswith("ip filter ") and each.why.startswith("the policy") for each in several)
+    if guarded is not None and policy:
         return mend(guarded.cluster, guarded.name)
-    commands = _once(command for each in several for command in each.open)
-    undo = _once(command for each in several for command in each.undo)
+    commands = _once(_unmarked(command) for each in several for command in each.open)
+    undo = _once(_unmarked(command) for each in several for command in each.undo)
     if all(each.undo for each in several):
         return repair(*commands, undo=undo)
     return advice("Open it, as root; and have whoever owns those rules do so for good:", *commands)
+
+
+def _unmarked(command: Command) -> Command:
+    """Not as a passage of ours, which the engine would not know."""
+    size = len(iptables.MARK)
+    return (*command[:-size], *iptables.MARK[-2:]) if command[-size:] == iptables.MARK else command
 
 
 def _once(commands: Iterable[Command]) -> tuple[Command, ...]:

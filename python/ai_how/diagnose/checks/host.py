@@ -59,7 +59,13 @@ def versions(facts: Facts) -> Iterator[Finding]:
         )
 
 
-@check("kvm-unusable", "Can this host run its machines under KVM, where they want that?", Part.MACHINES, Part.HOST)
+@check(
+    "kvm-unusable",
+    "Can this host run its machines under KVM, where they want that?",
+    Part.MACHINES,
+    Part.HOST,
+    Part.LIBVIRT,
+)
 def kvm(facts: Facts) -> Iterator[Finding]:
     for machine in facts.machines:
         if machine.kvm and not facts.kvm.usable:
