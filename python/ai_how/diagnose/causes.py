@@ -56,11 +56,13 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The verdict. `causes` are independent of each other: the first is the one to begin with."""
+    """The verdict. `causes` are independent of each other: the first is the one to begin with. `notes` say how the host
+    was asked, where that could be better."""
 
     question: Question
     findings: tuple[Finding, ...]
     causes: tuple[Cause, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def root(self) -> Cause | None:

@@ -13,6 +13,11 @@ from ai_how.diagnose.question import Question, read_question
 from ai_how.diagnose.read import read_capture
 from ai_how.host.libvirt import DEFAULT_URI
 
+_BY_VIRSH = (
+    "libvirt was asked by virsh: its Python bindings are not there "
+    "(apt-get install python3-libvirt, or pip install 'ai-how[libvirt]')"
+)
+
 
 def examine(uri: str = DEFAULT_URI, words: Sequence[str] = ()) -> Diagnosis:
     """What is wrong with this host, or with what `words` ask about. Nothing is changed. Raises UsageError."""
@@ -22,4 +27,6 @@ def examine(uri: str = DEFAULT_URI, words: Sequence[str] = ()) -> Diagnosis:
 
 def judge(capture: Capture, question: Question) -> Diagnosis:
     """The verdict on what a host said, here or elsewhere."""
-    return conclude(question, run(replace(read_capture(capture), asked=question.name), question))
+    facts = replace(read_capture(capture), asked=question.name)
+    found = conclude(question, run(facts, question))
+    return replace(found, notes=(_BY_VIRSH,)) if facts.libvirt.via == "virsh" else found

@@ -29,6 +29,7 @@ def text(diagnosis: Diagnosis, *, findings: bool, paint: Paint = plain) -> str:
         lines += ["", *_cause(cause, number if len(diagnosis.causes) > 1 else 0, paint)]
     unexplained = list(_unseen(diagnosis.unseen, paint))
     lines += ["", *unexplained] if unexplained else []
+    lines += ["", *diagnosis.notes] if diagnosis.notes else []
     if findings:
         lines += ["", *(line for each in _ordered(diagnosis.findings) for line in _finding(each, paint))]
     return "\n".join(lines)
