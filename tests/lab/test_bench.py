@@ -98,6 +98,16 @@ def test_nothing_to_do_is_measured_on_defined_nodes_and_leaves_nothing(
 
 
 @pytest.mark.usefixtures("empty_host")
+def test_doctor_is_measured_on_clusters_that_run_and_are_well(bench: Callable[[str], ModuleType], image: Path) -> None:
+    report = bench("report").Report()
+    bench("doctor").measure(report, image, nodes=1, rounds=1)
+    everything = "3 clusters of 1 nodes, all well"
+    names = ("floor", "ai-how doctor", "ai-how doctor network NAME")
+    assert rows(report) == [(everything, by) for by in names]
+    assert all(row.ratio > 1 for row in report.rows[1:])
+
+
+@pytest.mark.usefixtures("empty_host")
 def test_plan_is_measured_beside_the_floor_and_leaves_nothing(bench: Callable[[str], ModuleType], image: Path) -> None:
     report = bench("report").Report()
     bench("plan").measure(report, image, sizes=(2, 4), rounds=2)

@@ -115,9 +115,9 @@ def test_rules_that_were_remembered_can_be_loaded_by_nft_alone(loaded: Libvirt) 
     """As after a restart of the host, where the hook loads them before anything of Python has run."""
     for family in FAMILIES:
         run("nft", "delete", "table", family, TABLE)
-    run("nft", "-j", "-f", str(memory.DIRECTORY / firewall.RULES))
+    run("nft", "-j", "-f", str(memory.DIRECTORY / nftables.RULES))
     assert firewall.observe(loaded, "") == [WANT]
-    run("nft", "-j", "-f", str(memory.DIRECTORY / firewall.RULES))
+    run("nft", "-j", "-f", str(memory.DIRECTORY / nftables.RULES))
     assert firewall.observe(loaded, "") == [WANT]
 
 

@@ -54,18 +54,19 @@ VERBS = {
     ),
     "status": Verb("status:status", "Show the network and the nodes of clusters, with their leases."),
     "leases": Verb("leases:leases", "List the DHCP leases of clusters, also those of strangers on their networks."),
-    "down": Verb("down:down", "Shut the nodes of clusters down and stop their networks; disks and addresses are kept."),
+    "down": Verb("down:down", "Shut the nodes of clusters down and stop their networks; what is theirs is kept."),
     "destroy": Verb(
-        "destroy:destroy", "Remove clusters: their machines, disks with all data, and networks; nothing else."
+        "destroy:destroy", "Remove clusters: their machines, disks with all data and networks; nothing else."
     ),
     "gc": Verb("gc:gc", "List what is left of clusters that are not there any more; with --yes remove it."),
     "why-not": Verb(
         "why_not:why_not",
         "Send a packet, follow it, and name the rule or the missing thing that stops it.",
     ),
-    "doctor": Verb("doctor:doctor", "Find the one cause of what is wrong, and its repair."),
+    "doctor": Verb("doctor:doctor", "Find the one cause of what is wrong with a host's networks, and its repair."),
     "support-bundle": Verb(
-        "support_bundle:support_bundle", "Write what is needed to judge this host from afar to a file."
+        "support_bundle:support_bundle",
+        "Write what is needed to judge this host from afar into a file, without secrets.",
     ),
     "console": Verb("console:console", "Open the serial console of a node; leave it with Ctrl+]."),
     "lab": Verb("lab:lab_app", "A sealed place to try things in, with its own libvirt."),

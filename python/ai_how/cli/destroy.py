@@ -22,7 +22,7 @@ def destroy(
     cluster: ClusterOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
-    """Remove clusters: their machines, disks with all data, and networks; nothing else."""
+    """Remove clusters: their machines, disks with all data and networks; nothing else."""
     from ai_how.engine import cluster as engine
     from ai_how.host.libvirt import Libvirt
 

@@ -34,9 +34,10 @@ def doctor(
         typer.Option(metavar="FILE", help="Judge what ai-how support-bundle wrote elsewhere.", show_default=False),
     ] = None,
 ) -> int:
-    """Find the one cause of what is wrong, and its repair; of networks that ai-how did not make, too.
+    """Find the one cause of what is wrong with a host's networks, and its repair.
 
-    Nothing is changed without --fix. Exit code 0 healthy, 1 something is wrong, 3 could not look.
+    Also of networks that ai-how did not make. Nothing is changed without --fix. Exit code 0 healthy, 1 something is
+    wrong, 3 could not look.
     """
     from ai_how.diagnose.doctor import examine
 

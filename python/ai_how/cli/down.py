@@ -24,7 +24,7 @@ def down(
         float, typer.Option(metavar="SECONDS", min=0, help="Power off what still runs after this time.")
     ] = 60.0,
 ) -> None:
-    """Shut the nodes of clusters down and stop their networks; disks and addresses are kept."""
+    """Shut the nodes of clusters down and stop their networks; what is theirs is kept."""
     from ai_how.engine import cluster as engine
 
     options: Options = ctx.obj

@@ -19,10 +19,10 @@ def support_bundle(
         typer.Option("--output", "-o", metavar="FILE", help="Where to write it.", show_default=False),
     ] = None,
 ) -> int:
-    """Write what is needed to judge this host from afar: XML, rules, links, leases, logs, and the doctor's findings.
+    """Write what is needed to judge this host from afar into a file, without secrets.
 
-    Secrets are taken out, and the file is for you alone: look at it before you send it. Nothing else is changed.
-    `ai-how doctor --bundle FILE` gives the same verdict elsewhere.
+    XML, rules, links, routes, leases, logs, and the doctor's findings. The file is for you alone: look at it before you
+    send it. `ai-how doctor --bundle FILE` gives the same verdict elsewhere.
     """
     from ai_how.diagnose.bundle import write_bundle
 

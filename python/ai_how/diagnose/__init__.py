@@ -1,10 +1,15 @@
-"""What is wrong with a network, and what to do: facts read once, small checks over them, findings as the answer.
+"""What is wrong with a host's networks, and what to do: asked once, understood apart from that, one cause named first.
 
-    finding.py   what a check says
-    facts.py     what is known about the host: frozen data, "could not look" included
-    look.py      reads the facts: libvirt, /proc and /sys, and one DNS question per network; changes nothing
-    networks.py, dnsmasq.py, machines.py   the checks: facts → findings
-    report.py    findings → text and exit code
+    question.py   what can be asked
+    ask/          asks the host, part by part and side by side; changes nothing
+    capture.py    what it said: text and plain data, which a file can hold (bundle.py; redact.py takes secrets out)
+    read.py       capture → facts; facts.py is what is known, "could not look" included
+    checks/       facts → findings, a small function for each cause; rules.py follows packets through everybody's rules
+    catalogue.py  the causes: where in the chain each is, and what it explains
+    causes.py     findings → the one cause, and what it does not explain
+    report.py     the verdict for people
+    doctor.py     all of it in a row; fixing.py repairs
 
-Runs under a bare interpreter, too: only the standard library, and libvirt's bindings where they are there.
+Runs under a bare interpreter, too: only the standard library, and libvirt by its bindings or by virsh. What takes
+ai-how's own environment (fixing.py, ask/drift.py) is loaded on demand.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,13 +95,17 @@ def conclude(question: Question, findings: Iterable[Finding]) -> Diagnosis:
     """The verdict on these findings."""
     found = tuple(findings)
     wrong = [each for each in found if each.answer in _WRONG]
-    roots = [each for each in wrong if not any(explains(other, each) for other in wrong)]
+    effects = {id(each): [other for other in wrong if explains(each, other)] for each in wrong}
+    explained = {id(effect) for several in effects.values() for effect in several}
+    roots = [each for each in wrong if id(each) not in explained]
+    reached = {id(root): _reached(root, effects) for root in roots}
     # Two that explain each other would both be lost: the earlier in the chain is the root.
     for each in sorted(wrong, key=_rank):
-        if each not in roots and not any(_reaches(root, each, wrong) for root in roots):
+        if id(each) not in reached and not any(id(each) in those for those in reached.values()):
             roots.append(each)
+            reached[id(each)] = _reached(each, effects)
     causes = [
-        Cause(root, tuple(each for each in wrong if each not in roots and _reaches(root, each, wrong)))
+        Cause(root, tuple(each for each in wrong if id(each) not in reached and id(each) in reached[id(root)]))
         for root in roots
     ]
     return Diagnosis(question, found, tuple(sorted(causes, key=lambda cause: _rank(cause.finding))))
@@ -133,18 +137,15 @@ def _is_of(cause: Finding, effect: Finding) -> bool:
     return cause.network == effect.network and not cause.machine
 
 
-def _reaches(cause: Finding, effect: Finding, among: Sequence[Finding]) -> bool:
-    """Whether `cause` explains `effect`, directly or by others."""
+def _reached(cause: Finding, effects: Mapping[int, Sequence[Finding]]) -> set[int]:
+    """What `cause` explains, directly or by others, by id; `effects` are what each explains directly."""
     seen, todo = {id(cause)}, [cause]
     while todo:
-        here = todo.pop()
-        for each in among:
-            if id(each) not in seen and explains(here, each):
-                if each is effect:
-                    return True
+        for each in effects[id(todo.pop())]:
+            if id(each) not in seen:
                 seen.add(id(each))
                 todo.append(each)
-    return False
+    return seen - {id(cause)}
 
 
 def _rank(finding: Finding) -> tuple[bool, int, int, str]:

@@ -71,7 +71,9 @@ def redact_all(data: Any) -> tuple[Any, int]:
         case dict():
             found, total = {}, 0
             for name, value in data.items():
-                secret = isinstance(value, str) and value not in ("", REMOVED) and _names_secret(str(name))
+                # What is JSON or has several lines is no secret, but a text by the name of a link or a network.
+                word = isinstance(value, str) and "\n" not in value and not value.startswith(("[", "{"))
+                secret = word and value not in ("", REMOVED) and _names_secret(str(name))
                 if secret and value.lower() not in _NO_SECRETS:
                     found[name], count = REMOVED, 1
                 else:

@@ -139,7 +139,10 @@ def link(facts: Facts) -> Iterator[Finding]:
             )
 
 
-@check("vm-no-lease", "Has every running machine an address?", Part.MACHINES, Part.NETWORKS, Part.LEASES)
+@check(
+    "vm-no-lease", "Has every running machine an address?",
+    Part.MACHINES, Part.NETWORKS, Part.LEASES, Part.PROCESSES,
+)  # fmt: skip
 def lease(facts: Facts) -> Iterator[Finding]:
     for machine, nic, network in _plugged(facts):
         if network is None or not network.active or not network.serves_dhcp:
