@@ -4,7 +4,7 @@
     ask/          asks the host, part by part and side by side; changes nothing
     capture.py    what it said: text and plain data, which a file can hold (bundle.py; redact.py takes secrets out)
     read.py       capture → facts; facts.py is what is known, "could not look" included
-    checks/       facts → findings, a small function for each cause; rules.py follows packets through everybody's rules
+    checks/       facts → findings, a small function for each cause; rules/ follows packets through everybody's rules
     catalogue.py  the causes: where in the chain each is, and what it explains
     causes.py     findings → the one cause, and what it does not explain
     report.py     the verdict for people
