@@ -29,7 +29,7 @@ from ai_how.diagnose.facts import Network, Part
 from ai_how.diagnose.question import About, Question
 from ai_how.diagnose.read import networks_of, read_leases, read_machine
 from ai_how.errors import AiHowError, PrivilegeError
-from ai_how.host import memory
+from ai_how.host import daemon, memory
 from ai_how.resources.policy import read_policy
 from ai_how.resources.registration import dns_address
 
@@ -66,6 +66,9 @@ def gather(uri: str, question: Question) -> Capture:
     )
     if Part.LIBVIRT not in found:
         found[Part.LIBVIRT] = {"uri": uri, "trouble": "down", "why": f"libvirt: {missing.pop(Part.LIBVIRT)}"}
+    if Part.HOST in found:
+        # A modular daemon is started by who speaks to it: now it is there.
+        found[Part.HOST]["daemon"] = daemon.find()
     for part in (Part.NETWORKS, Part.MACHINES):
         if part not in found:
             missing[part] = found[Part.LIBVIRT].get("why", "libvirt was not asked")

@@ -48,7 +48,6 @@ def host() -> dict[str, Any]:
         "versions": versions,
         "kvm_device": machine.device_trouble(),
         "cpu_flags": _cpu_flags(),
-        "daemon": daemon.find(),
     }
 
 

@@ -290,7 +290,7 @@ def macs(facts: Facts) -> Iterator[Finding]:
             if nic.mac:
                 users[nic.source, nic.mac].append(machine)
     for (source, mac), machines in users.items():
-        if len(machines) < 2:
+        if len(machines) < 2 or not any(each.running for each in machines):
             continue
         several = sum(each.running for each in machines) > 1
         edit = ("virsh", "edit", machines[-1].name)

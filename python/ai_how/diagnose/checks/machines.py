@@ -12,6 +12,9 @@ from ai_how.diagnose.finding import Answer, Command, Finding, Fix
 #: Seconds that a machine may take from its start to its lease.
 GRACE = 30.0
 
+#: The master of all ports of all bridges of Open vSwitch, which keeps to itself which port is on which.
+_OPEN_VSWITCH = "ovs-system"
+
 _PAUSED = ("paused", "suspended")
 
 #: Resolvers within a guest, which ask others in turn.
@@ -73,7 +76,7 @@ def own_network(facts: Facts) -> Iterator[Finding]:
             )
     for machine, nic, network in _plugged(facts):
         port, bridge = facts.port_of(nic), _bridge(nic, network)
-        if port is not None and bridge and port.master and port.master != bridge:
+        if port is not None and bridge and port.master and port.master not in (bridge, _OPEN_VSWITCH):
             other = facts.network_on(port.master)
             where = f"{port.master} of network {other.name}" if other else port.master
             yield of_machine(
@@ -173,6 +176,10 @@ def _own_address(facts: Facts, machine: Machine, nic: Interface, network: Networ
     """The address by which it is there all the same: one in the subnet, or the one that is reserved for it."""
     guest = facts.guests.get(machine.name)
     reserved = next((each.ip for each in network.reservations if each.mac == nic.mac), None)
+    spoken = facts.spoken_with.get((network.bridge, nic.mac))
+    # Also without an agent: whoever has an address of its own choice has mostly been spoken with.
+    if spoken is not None and network.subnet and spoken in network.subnet and reserved in (None, spoken):
+        return str(spoken)
     for each in guest.addresses.get(nic.mac, ()) if guest else ():
         if network.subnet and each.ip in network.subnet and reserved in (None, each.ip):
             return str(each.ip)

@@ -87,7 +87,7 @@ def sizes(facts: Facts) -> Iterator[Finding]:
     owners = {nic.tap: machine for machine in facts.machines for nic in machine.interfaces if nic.tap}
     for network in facts.active:
         bridge = facts.links.get(network.bridge)
-        if bridge is None:
+        if bridge is None or network.forward == "bridge":  # that one has the size that its owner gave it
             continue
         size = network.mtu or _MTU
         ports = [each for each in facts.links.values() if each.master == bridge.name and each.mtu != size]
