@@ -168,6 +168,23 @@ def test_completion_offers_the_global_options_of_a_verb(shell: str) -> None:
     assert "--no-color" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("ai-how doctor n", {"networks", "network"}),
+        ("ai-how doctor vm ", {"test"}),
+    ],
+)
+def test_completion_offers_what_the_doctor_can_be_asked(typed: str, offered: set[str]) -> None:
+    ended = ai_how(
+        _AI_HOW_COMPLETE="complete_bash",
+        COMP_WORDS=typed,
+        COMP_CWORD=str(typed.count(" ")),
+        LIBVIRT_DEFAULT_URI="test:///default",
+    )
+    assert set(ended.stdout.split()) == offered
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script_of_each_shell_calls_us_back(shell: str) -> None:
     ended = ai_how("--show-completion", shell)

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ai_how.cli.options import Options
+from ai_how.cli.options import DEFAULT_URI, Options
 from ai_how.cli.terminal import confirm, note, paint, print_json, say
 from ai_how.errors import UsageError
 
 if TYPE_CHECKING:
     from ai_how.diagnose.causes import Cause, Diagnosis
+
+
+def _offer(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What a shell offers next: a question, or the names of what there is."""
+    given = list(ctx.params.get("about") or ())
+    if not given:
+        found = ["networks", "dnsmasq", "network", "vm"]
+    else:
+        from ai_how.diagnose.ask.libvirt import connect
+        from ai_how.errors import AiHowError
+
+        try:
+            asked = connect(os.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI)
+            things = {"network": asked.networks, "vm": asked.machines}.get(given[0], list)()
+            found = [str(each["name"]) for each in things] if len(given) == 1 else []
+        except AiHowError:
+            return []
+    return [each for each in found if each.startswith(incomplete)]
 
 
 def doctor(
@@ -23,6 +42,7 @@ def doctor(
             metavar="[networks | dnsmasq | network NAME | vm NAME]",
             help="What to look at; without it, everything.",
             show_default=False,
+            autocompletion=_offer,
         ),
     ] = None,
     fix: Annotated[

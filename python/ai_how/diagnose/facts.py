@@ -303,7 +303,7 @@ class Facts:
     gateways answer, by network; `upstream`: servers outside, by address; `answering`: who answers ARP, by bridge and
     address; `dhcp_servers`: those of others, by network; `consul` and `resolves` (whether programs of the host find its
     names): by network. `resolvers` are the host's name servers, `resolver_asks` those that one on the host itself asks.
-    `unseen`: what of ai-how's own could not be compared, and why. `asked` is the name of the network or machine that the
+    `unseen`: what of ai-how's own could not be compared, and why. `asked`: the name of the network or machine that the
     question is about.
     """
 

@@ -29,7 +29,6 @@ _FAMILIES = {
     About.NETWORKS: (host, networks),
     About.DNSMASQ: (host, dnsmasq),
 }
-_ALWAYS = frozenset({"libvirtd-down", "permission-denied"})
 
 
 def run(facts: Facts, question: Question) -> tuple[Finding, ...]:
