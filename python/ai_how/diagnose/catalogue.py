@@ -70,7 +70,12 @@ _TABLE: Mapping[str, Known] = {
         Layer.HOST, "strict reverse path filtering drops packets", "dns-upstream-dead", "uplink-missing"
     ),
     "conntrack-full": _known(
-        Layer.HOST, "the table of connections is full", "dns-upstream-dead", "dnsmasq-unresponsive"
+        Layer.HOST,
+        "the table of connections is full",
+        "dns-upstream-dead",
+        "dnsmasq-unresponsive",
+        "consul-unreachable",
+        "resolver-route-missing",
     ),
     "subnet-overlap": _known(
         Layer.HOST,

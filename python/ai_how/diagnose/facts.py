@@ -299,12 +299,11 @@ class Facts:
     networks. `missing` says why a part could not be looked at.
 
     `programs` are paths by name, empty where a program is not there; `emulators` those that cannot be run, and why.
-    `neighbours`: by link and address; `spoken_with`: by link and MAC, whom the kernel has reached. `names`: whether
-    gateways answer, by network; `upstream`: servers outside, by address; `answering`: who answers ARP, by bridge and
-    address; `dhcp_servers`: those of others, by network; `consul` and `resolves` (whether programs of the host find its
-    names): by network. `resolvers` are the host's name servers, `resolver_asks` those that one on the host itself asks.
-    `unseen`: what of ai-how's own could not be compared, and why. `asked`: the name of the network or machine that the
-    question is about.
+    `neighbours`: by link and address. `names`: whether gateways answer, by network; `upstream`: servers outside, by
+    address; `answering`: who answers ARP, by bridge and address; `dhcp_servers`: those of others, by network; `consul`
+    and `resolves` (whether programs of the host find its names): by network. `resolvers` are the host's name servers,
+    `resolver_asks` those that one on the host itself asks. `unseen`: what of ai-how's own could not be compared, and
+    why. `asked`: the name of the network or machine that the question is about.
     """
 
     now: float = 0.0
@@ -320,7 +319,6 @@ class Facts:
     links: Mapping[str, Link] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     neighbours: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    spoken_with: Mapping[tuple[str, str], IPv4Address] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     servers: tuple[Server, ...] = ()
     listeners: tuple[Listener, ...] = ()

@@ -107,7 +107,6 @@ def read_capture(capture: Capture) -> Facts:
         links=part(Part.LINKS, lambda data: {each.name: each for each in read_links(_list(data))}, {}),
         routes=part(Part.ROUTES, lambda data: tuple(read_routes(_list(data))), ()),
         neighbours=part(Part.NEIGHBOURS, _neighbours, {}),
-        spoken_with=part(Part.NEIGHBOURS, _spoken_with, {}),
         settings=part(Part.SETTINGS, _texts, {}),
         servers=servers,
         listeners=part(Part.LISTENERS, lambda data: tuple(filter(None, map(read_listener, _list(data)))), ()),
@@ -445,19 +444,6 @@ def read_routes(entries: Iterable[Mapping[str, Any]]) -> Iterator[Route]:
                 dead="dead" in hop.get("flags", ()),
                 table=str(each.get("table", "main")),
             )
-
-
-#: How the kernel has a neighbour that has answered, sooner or later (ip-neighbour(8)).
-_REACHED = frozenset({"REACHABLE", "STALE", "DELAY", "PROBE"})
-
-
-def _spoken_with(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], IPv4Address]:
-    """By link and MAC, who has answered there."""
-    return {
-        (_text(each["dev"]), _text(each["lladdr"]).lower()): IPv4Address(_text(each["dst"]))
-        for each in _list(entries)
-        if "dst" in each and "lladdr" in each and _REACHED & {*_words(each.get("state", []))}
-    }
 
 
 def _neighbours(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str]:

@@ -60,6 +60,7 @@ def gather(uri: str, question: Question) -> Capture:
             Part.RESOLVER: kernel.resolver,
             Part.MEMORY: kernel.remembered,
             Part.FIREWALL: firewall.rules,
+            Part.NEIGHBOURS: kernel.neighbours,
         },
         found,
         missing,
@@ -132,7 +133,9 @@ def _questions(
         tasks[Part.DRIFT] = partial(drift.drift, uri, alone - {""})
     ports = {each.get("master") for each in found.get(Part.LINKS) or ()}
     inhabited = [each for each in meant if each.bridge in ports and each.gateway]
-    tasks[Part.ANSWERING] = partial(_as_root, partial(_arp, inhabited, found.get(Part.LEASES) or {}))
+    tasks[Part.ANSWERING] = partial(
+        _as_root, partial(_arp, inhabited, found.get(Part.LEASES) or {}, found.get(Part.NEIGHBOURS) or ())
+    )
     tasks[Part.SERVERS] = partial(
         _as_root,
         partial(
@@ -203,7 +206,10 @@ def _text(policy: Mapping[str, object]) -> str:
     return json.dumps(policy)
 
 
-def _arp(networks: Iterable[Network], leases: Mapping[str, str]) -> dict[str, Any]:
+def _arp(
+    networks: Iterable[Network], leases: Mapping[str, str], neighbours: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Everybody is asked for whom an address is reserved, who has a lease, or whom the kernel has met."""
     tasks = {}
     for each in networks:
         if each.gateway is None or each.subnet is None:
@@ -211,6 +217,7 @@ def _arp(networks: Iterable[Network], leases: Mapping[str, str]) -> dict[str, An
         wanted: dict[IPv4Address, None] = dict.fromkeys(reservation.ip for reservation in each.reservations)
         with contextlib.suppress(ValueError, KeyError):  # what is not understood is told by its own part
             wanted |= dict.fromkeys(lease.ip for lease in read_leases(leases.get(each.bridge, "")))
+        wanted |= dict.fromkeys(IPv4Address(one["dst"]) for one in neighbours if one.get("dev") == each.bridge)
         near = [ip for ip in wanted if ip in each.subnet and ip != each.gateway.ip]
         tasks[each.bridge] = partial(packets.ask_everybody, each.bridge, each.gateway.ip, near[:MOST])
     return _each(tasks)

@@ -173,19 +173,18 @@ def lease(facts: Facts) -> Iterator[Finding]:
 
 
 def _own_address(facts: Facts, machine: Machine, nic: Interface, network: Network) -> str:
-    """The address by which it is there all the same: one in the subnet, or the one that is reserved for it."""
+    """The address by which it is there all the same: the one that is reserved for it, else any in the subnet.
+
+    Its agent knows; of machines without one, who answers ARP.
+    """
     guest = facts.guests.get(machine.name)
+    if guest is not None and guest.answers:
+        found = [each.ip for each in guest.addresses.get(nic.mac, ())]
+    else:
+        found = [ip for ip, macs in facts.answering.get(network.bridge, {}).items() if nic.mac in macs]
     reserved = next((each.ip for each in network.reservations if each.mac == nic.mac), None)
-    spoken = facts.spoken_with.get((network.bridge, nic.mac))
-    # Also without an agent: whoever has an address of its own choice has mostly been spoken with.
-    if spoken is not None and network.subnet and spoken in network.subnet and reserved in (None, spoken):
-        return str(spoken)
-    for each in guest.addresses.get(nic.mac, ()) if guest else ():
-        if network.subnet and each.ip in network.subnet and reserved in (None, each.ip):
-            return str(each.ip)
-    if reserved is not None and nic.mac in facts.answering.get(network.bridge, {}).get(reserved, ()):
-        return str(reserved)
-    return ""
+    own = (ip for ip in found if network.subnet and ip in network.subnet and reserved in (None, ip))
+    return str(next(own, ""))
 
 
 def _is_otherwise(guest: Guest | None, nic: Interface) -> bool:
