@@ -128,7 +128,7 @@ def _questions(
         Part.CONSUL: partial(_each, dict(_consuls(meant))),
         Part.RESOLVES: partial(_each, dict(_host_names(meant, found))),
     }
-    if any(each.cluster for each in networks) or (found.get(Part.MEMORY) or {}).get("files"):
+    if opened and (any(each.cluster for each in networks) or (found.get(Part.MEMORY) or {}).get("files")):
         alone = {each.cluster for each in meant} if question.name else set()
         tasks[Part.DRIFT] = partial(drift.drift, uri, alone - {""})
     ports = {each.get("master") for each in found.get(Part.LINKS) or ()}
