@@ -89,8 +89,9 @@ def show(found: Diagnosis, *, everything: bool) -> None:
 
 def repair(options: Options, words: list[str], *, yes: bool) -> None:
     """Repair, and say what was done, on stderr."""
-    from ai_how.cli.site import site
-    from ai_how.diagnose.fixing import repair_all
+    from ai_how.cli.progress import shown
+    from ai_how.cli.site import interruptible
+    from ai_how.diagnose.fixing import Place, repair_all
     from ai_how.diagnose.report import fix_lines
 
     def agree(cause: Cause) -> bool:
@@ -99,8 +100,8 @@ def repair(options: Options, words: list[str], *, yes: bool) -> None:
             note(line)
         return confirm("Do this?", yes=yes)
 
-    with site(options) as place:
-        for attempt in repair_all(place, words, agree):
+    with interruptible(), shown(as_json=options.json) as progress:
+        for attempt in repair_all(Place(options.connect, options.state, progress), words, agree):
             word = paint("repaired", "green") if attempt.done else paint("not repaired", "red")
             trouble = f": {attempt.trouble}" if attempt.trouble else ""
             note(f"{word}: {attempt.cause.id} of {attempt.cause.subject}{trouble}")

@@ -8,15 +8,18 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from ai_how.diagnose.causes import Cause, Diagnosis
 from ai_how.diagnose.doctor import examine
 from ai_how.engine.cluster import mend
+from ai_how.engine.events import Progress, silent
 from ai_how.engine.hostwide import renew_libvirts_rules, shared
 from ai_how.engine.site import Site
 from ai_how.errors import AiHowError, PrivilegeError
-from ai_how.host.libvirt import DEFAULT_URI
+from ai_how.host.libvirt import DEFAULT_URI, Libvirt
 from ai_how.host.memory import is_root
 from ai_how.host.process import output
 
@@ -36,14 +39,29 @@ class Attempt:
     now: Diagnosis | None = None
 
 
-def repair_all(site: Site, words: Sequence[str], agree: Callable[[Cause], bool]) -> Iterator[Attempt]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where it is repaired: libvirt's URI, the state file, and who is told of the progress. libvirt need not answer."""
+
+    uri: str
+    state: Path
+    progress: Progress = silent
+
+    @contextmanager
+    def site(self) -> Iterator[Site]:
+        """The same with an open libvirt."""
+        with Libvirt(self.uri) as libvirt:
+            yield Site(libvirt, self.state, self.progress)
+
+
+def repair_all(place: Place, words: Sequence[str], agree: Callable[[Cause], bool]) -> Iterator[Attempt]:
     """Repair one cause after another, the first in the chain first, and look again after each.
 
     A cause is only tried once, and only where `agree` says so. Raises PrivilegeError where this user may not.
     """
     tried: set[tuple[str, str]] = set()
     now: Diagnosis | None = None
-    while cause := _next(now or examine(site.libvirt.uri, words), tried):
+    while cause := _next(now or examine(place.uri, words), tried):
         if not is_root():
             raise PrivilegeError(
                 "nothing was repaired",
@@ -52,7 +70,7 @@ def repair_all(site: Site, words: Sequence[str], agree: Callable[[Cause], bool])
             )
         tried.add((cause.id, cause.subject))
         if agree(cause):
-            attempt = repair(site, cause, words)
+            attempt = repair(place, cause, words)
             now = attempt.now
             yield attempt
 
@@ -62,24 +80,26 @@ def _next(diagnosis: Diagnosis, tried: set[tuple[str, str]]) -> Cause | None:
     return next(fixable, None)
 
 
-def repair(site: Site, cause: Cause, words: Sequence[str] = ()) -> Attempt:
+def repair(place: Place, cause: Cause, words: Sequence[str] = ()) -> Attempt:
     """Repair one cause, and look whether it is gone. The rest of what was wrong may still be there."""
     fix = cause.fix
     try:
-        if fix.rules:
-            renew_libvirts_rules(site.libvirt, site.progress)
-        if fix.mend:
-            mend(site, fix.mend)
-        elif not fix.rules:
-            with shared(site.progress):
+        if fix.rules or fix.mend:
+            with place.site() as site:
+                if fix.rules:
+                    renew_libvirts_rules(site.libvirt, site.progress)
+                if fix.mend:
+                    mend(site, fix.mend)
+        else:
+            with shared(place.progress):
                 for command in fix.commands:
-                    output(_at(command, site.libvirt.uri))
+                    output(_at(command, place.uri))
     except AiHowError as error:
-        return Attempt(cause, done=False, trouble=_undone(site, cause, str(error)))
+        return Attempt(cause, done=False, trouble=_undone(place, cause, str(error)))
     deadline = time.monotonic() + SHOWN_WITHIN
-    while _is_there(cause, now := examine(site.libvirt.uri, words)):
+    while _is_there(cause, now := examine(place.uri, words)):
         if time.monotonic() > deadline:
-            return Attempt(cause, done=False, trouble=_undone(site, cause, "it is still so"))
+            return Attempt(cause, done=False, trouble=_undone(place, cause, "it is still so"))
         time.sleep(_AGAIN)
     return Attempt(cause, done=True, now=now)
 
@@ -90,13 +110,13 @@ def _is_there(cause: Cause, now: Diagnosis) -> bool:
     return any((each.check, each.subject) == same and each.answer == cause.finding.answer for each in now.findings)
 
 
-def _undone(site: Site, cause: Cause, why: str) -> str:
+def _undone(place: Place, cause: Cause, why: str) -> str:
     """`why`, after taking back what was done."""
     if not cause.fix.undo:
         return why
     for command in cause.fix.undo:
         with contextlib.suppress(AiHowError):  # what was not done needs no undoing
-            output(_at(command, site.libvirt.uri))
+            output(_at(command, place.uri))
     return f"{why}; what was done was undone"
 
 
