@@ -1,0 +1,176 @@
+"""`ai-how doctor --fix`: what it repairs is well afterwards, and clusters do again what their configuration promises.
+
+Each row breaks something, and nothing but the doctor mends it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.host_view import define_everything_once
+from tests.lab.clusters.conftest import make_image
+from tests.lab.consul_agent import until
+from tests.lab.doctor.scene import (
+    ALONE,
+    DEFAULT,
+    DEFAULT_BRIDGE,
+    DEFAULT_GATEWAY,
+    GUEST,
+    NAMES,
+    TINY,
+    Scene,
+    ask,
+    bridge_of,
+    dnsmasq_of,
+    mac_of,
+    scene,
+    tap_of,
+)
+
+from ai_how.diagnose import doctor
+from ai_how.diagnose.causes import Cause
+from ai_how.diagnose.checks.base import CHECKS
+from ai_how.diagnose.finding import Fix
+from ai_how.diagnose.fixing import Place, repair, repair_all
+from ai_how.host import daemon
+from ai_how.host.libvirt import DEFAULT_URI
+from ai_how.images import build_micro_image
+from ai_how.resources.hook import PATH as HOOK_PATH
+
+#: What is broken by a command, where words in braces are of the scene; and the cause that is repaired.
+BROKEN = {
+    "network-inactive": f"virsh net-destroy {ALONE}",
+    "network-inactive, not ours": f"virsh net-destroy {DEFAULT}",
+    "bridge-missing": f"ip link delete {bridge_of(ALONE)}",
+    "bridge-missing, not ours": f"ip link delete {DEFAULT_BRIDGE}",
+    "bridge-down": f"ip link set {bridge_of(ALONE)} down",
+    "bridge-down, not ours": f"ip link set {DEFAULT_BRIDGE} down",
+    "bridge-address-missing": f"ip address flush dev {bridge_of(NAMES)}",
+    "bridge-address-missing, not ours": f"ip address delete {DEFAULT_GATEWAY}/24 dev {DEFAULT_BRIDGE}",
+    "dnsmasq-dead": "kill -9 {dnsmasq_alone}",
+    "dnsmasq-dead, not ours": "kill -9 {dnsmasq_default}",
+    "dnsmasq-unresponsive": "kill -STOP {dnsmasq_alone}",
+    "dnsmasq-unresponsive by a rule": f"iptables -I INPUT -i {DEFAULT_BRIDGE} -p udp --dport 53 -j DROP",
+    "ip-forward-off": "sysctl -q -w net.ipv4.ip_forward=0",
+    "firewall-rules-missing, all of them": "nft flush ruleset",
+    "firewall-rules-missing, libvirt's": "iptables -F LIBVIRT_FWO",
+    "firewall-rules-missing, ours": "nft delete table inet ai_how",
+    "nat-missing": "nft flush chain inet ai_how postrouting",
+    "nat-missing, libvirt's": "iptables -t nat -F LIBVIRT_PRT",
+    "isolation-open": f"nft add element inet ai_how peers '{{{{ {bridge_of(ALONE)} . {bridge_of(NAMES)} }}}}'",
+    "isolation-open, libvirt's": f"iptables -D LIBVIRT_FWI -o {DEFAULT_BRIDGE} -j REJECT",
+    "forward-drop-policy": "iptables -P FORWARD DROP",
+    "forward-drop-policy, not ours": f"iptables -I FORWARD -i {DEFAULT_BRIDGE} -j DROP",
+    "hook-missing": f"rm {HOOK_PATH}",
+    "resolver-route-missing": f"rm /etc/dnsmasq.d/ai-how-{NAMES}.conf",
+    "config-drift": f"virsh net-autostart {ALONE} --disable",
+    "config-drift of the gateway's servers": f"truncate -s 0 /var/lib/libvirt/dnsmasq/ai-how-{NAMES}.servers",
+    "mtu-mismatch": "ip link set {tap} mtu 1300",
+    "vm-tap-detached": "ip link set {tap} nomaster",
+    "vm-wrong-network": f"ip link set {{tap}} master {bridge_of(ALONE)}",
+    "vm-link-down": "ip link set {tap} down",
+    "vm-link-down, unplugged": f"virsh domif-setlink {GUEST} {{mac}} down",
+}
+
+#: Causes that have an automatic repair, and are tried with their faults elsewhere, or cannot come alone here.
+ELSEWHERE = {
+    "libvirtd-down": "a stopped daemon: test_daemon_that_was_stopped_goes_on",
+    "vm-not-running": "test_machine_that_is_asked_for_is_started",
+    "rp-filter": "a second uplink: tests/lab/doctor/test_faults.py makes it; its repair is one sysctl",
+    "bridge-netfilter": "as forward-drop-policy",
+}
+
+
+#: What gives a finding a repair that `--fix` does.
+_REPAIRS = re.compile(r"\b(repair|mend|_set|_start|_woken|_again|_stopping)\(")
+
+
+@pytest.fixture(scope="module")
+def host(libvirt_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    define_everything_once()
+    folder = tmp_path_factory.mktemp("fixing")
+    micro = build_micro_image(folder / "micro.qcow2").path
+    with scene(folder, make_image(folder / "blank.qcow2"), micro) as made:
+        yield made
+
+
+def shell(command: str) -> None:
+    subprocess.run(["bash", "-ec", command], check=True, capture_output=True, timeout=60)
+
+
+def fix(folder: Path, *words: str) -> list[tuple[str, str]]:
+    """What was repaired."""
+    attempts = list(repair_all(Place(DEFAULT_URI, folder / "fixing.json"), words, lambda cause: True))
+    assert [f"{each.cause.id}: {each.trouble}" for each in attempts if not each.done] == []
+    return [(each.cause.id, each.cause.subject) for each in attempts]
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_repaired_is_well_again(what: str, host: Scene, tmp_path: Path) -> None:
+    identifier = what.partition(",")[0].partition(" ")[0]
+    words = {
+        "dnsmasq_alone": dnsmasq_of(ALONE),
+        "dnsmasq_default": dnsmasq_of(DEFAULT),
+        "tap": tap_of(GUEST),
+        "mac": mac_of(GUEST),
+    }
+    host.clusters.leave()
+    shell(BROKEN[what].format(**words))
+    seen = ask()
+    assert seen.root is not None, seen
+    assert seen.root[0] == identifier, seen
+    assert (identifier, seen.root[1]) in fix(tmp_path)
+    until(lambda: ask().root is None)
+    assert not (tmp_path / "fixing.json").exists()
+    if not what.endswith(("not ours", "libvirt's")):  # a test is of clusters
+        assert host.clusters.try_all(quick=True).failed == []
+        host.clusters.leave()
+
+
+def test_after_all_of_it_everything_is_as_promised(host: Scene) -> None:
+    assert host.clusters.try_all().failed == []
+    host.clusters.leave()
+
+
+def test_every_automatic_repair_is_tried() -> None:
+    tried = {what.partition(",")[0].partition(" ")[0] for what in BROKEN} | set(ELSEWHERE)
+    assert tried == {each.identifier for each in CHECKS if _REPAIRS.search(inspect.getsource(each.look))}
+
+
+def test_daemon_that_was_stopped_goes_on(host: Scene, tmp_path: Path) -> None:
+    pid = daemon.find()
+    shell(f"kill -STOP {pid}")
+    try:
+        assert ask().root == ("libvirtd-down", "host")
+        assert fix(tmp_path) == [("libvirtd-down", "host")]
+        assert ask().root is None
+    finally:
+        shell(f"kill -CONT {pid}")
+
+
+def test_what_does_not_help_is_undone(host: Scene, tmp_path: Path) -> None:
+    """A repair that changes nothing of what it is for."""
+    seen = doctor.examine(words=("vm", TINY)).findings[0]
+    useless = Fix(
+        (("ip", "link", "set", "lo", "mtu", "60000"),),
+        automatic=True,
+        undo=(("ip", "link", "set", "lo", "mtu", "65536"),),
+    )
+    attempt = repair(Place(DEFAULT_URI, tmp_path / "fixing.json"), Cause(replace(seen, fix=useless)), ("vm", TINY))
+    assert not attempt.done
+    assert attempt.trouble == "it is still so; what was done was undone"
+    assert Path("/sys/class/net/lo/mtu").read_text().strip() == "65536"
+
+
+def test_machine_that_is_asked_for_is_started(host: Scene, tmp_path: Path) -> None:
+    shell(f"virsh destroy {TINY}")
+    assert ask().root is None  # nobody's fault
+    assert ask(("vm", TINY)).root == ("vm-not-running", TINY)
+    assert fix(tmp_path, "vm", TINY) == [("vm-not-running", TINY)]
+    until(lambda: ask().root is None)
