@@ -176,3 +176,14 @@ def test_bundle_gives_the_same_verdict_elsewhere(home: Lab, tmp_path: Path) -> N
         for said in (said_here, said_there)
     ]
     assert told[0] == told[1]
+
+
+def test_who_may_not_ask_libvirt_is_told_what_there_is_without(home: Lab) -> None:
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    # Not below /root, where nobody may look.
+    ended = home.run([*nobody, "/usr/bin/python3", SCRIPT], cwd=ROOT)
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    assert "permission-denied of host" in ended.stdout
+    assert f"there is: bridge {BRIDGE}, up, with 10.77.78.1/24" in ended.stdout
+    assert f"there is: dnsmasq of network {NETWORK}, process " in ended.stdout
+    assert "usermod -aG libvirt" in ended.stdout

@@ -19,10 +19,21 @@ _NEARLY, _FULL = 0.8, 0.95
 def daemon(facts: Facts) -> Iterator[Finding]:
     libvirt = facts.libvirt
     if libvirt.trouble in ("down", "absent", "unknown"):
-        yield of_host(Answer.FAIL, libvirt.why, fix=_start(facts))
+        yield of_host(Answer.FAIL, libvirt.why, *_without_libvirt(facts), fix=_start(facts))
     elif not libvirt.trouble:
         versions = (f"{name} {version}" for name, version in sorted(facts.versions.items()))
         yield of_host(Answer.OK, f"libvirt {libvirt.version} answers at {libvirt.uri}", *versions)
+
+
+def _without_libvirt(facts: Facts) -> Iterator[str]:
+    """What is there by the kernel's word; whether it should be, only libvirt knows."""
+    for link in facts.links.values():
+        if link.kind == "bridge":
+            addresses = ", ".join(map(str, link.addresses)) or "no address"
+            yield f"there is: bridge {link.name}, {'up' if link.up else 'down'}, with {addresses}"
+    for server in facts.servers:
+        stopped = ", stopped" if server.stopped else ""
+        yield f"there is: dnsmasq of network {server.network}, process {server.pid}{stopped}"
 
 
 def _start(facts: Facts) -> Fix:
@@ -43,7 +54,7 @@ def _start(facts: Facts) -> Fix:
 @check("permission-denied", "May this user use libvirt?", Part.LIBVIRT)
 def permission(facts: Facts) -> Iterator[Finding]:
     if facts.libvirt.trouble == "permission":
-        yield of_host(Answer.FAIL, facts.libvirt.why, fix=advice(facts.libvirt.remedy))
+        yield of_host(Answer.FAIL, facts.libvirt.why, *_without_libvirt(facts), fix=advice(facts.libvirt.remedy))
 
 
 @check("outdated-package", "Are the programs free of known faults?", Part.HOST)
