@@ -27,6 +27,9 @@ from ai_how.host.process import output
 SHOWN_WITHIN = 8.0
 _AGAIN = 0.3
 
+#: Seconds after which an answer is to another host than the one that was looked at.
+_FRESH = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -69,10 +72,24 @@ def repair_all(place: Place, words: Sequence[str], agree: Callable[[Cause], bool
                 remedy="Run the same as root.",
             )
         tried.add((cause.id, cause.subject))
-        if agree(cause):
-            attempt = repair(place, cause, words)
-            now = attempt.now
-            yield attempt
+        asked = time.monotonic()
+        if not agree(cause):
+            continue
+        if time.monotonic() - asked > _FRESH:
+            # Processes may have ended meanwhile, and their numbers be others': what is done is of what is so now.
+            now = examine(place.uri, words)
+            if (again := _same(now, cause)) is None:
+                continue
+            cause = again
+        attempt = repair(place, cause, words)
+        now = attempt.now
+        yield attempt
+
+
+def _same(diagnosis: Diagnosis, cause: Cause) -> Cause | None:
+    """The same cause as it is found now, if it still has a repair."""
+    found = (each for each in diagnosis.causes if (each.id, each.subject) == (cause.id, cause.subject))
+    return next((each for each in found if each.fix.automatic), None)
 
 
 def _next(diagnosis: Diagnosis, tried: set[tuple[str, str]]) -> Cause | None:
