@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ai_how.diagnose.causes import Cause, Diagnosis
 from ai_how.diagnose.doctor import examine
+from ai_how.diagnose.finding import Answer, Finding
 from ai_how.engine.cluster import mend
 from ai_how.engine.events import Progress, silent
 from ai_how.engine.hostwide import renew_libvirts_rules, shared
@@ -29,6 +30,13 @@ _AGAIN = 0.3
 
 #: Seconds after which an answer is to another host than the one that was looked at.
 _FRESH = 1.0
+
+
+#: How a command begins that stands for what the engine does.
+_OURSELVES = ("ai-how", "doctor")
+
+#: Check, subject, summary, answer.
+_Key = tuple[str, str, str, Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ def repair_all(place: Place, words: Sequence[str], agree: Callable[[Cause], bool
 
     A cause is only tried once, and only where `agree` says so. Raises PrivilegeError where this user may not.
     """
-    tried: set[tuple[str, str]] = set()
+    tried: set[_Key] = set()
     now: Diagnosis | None = None
     while cause := _next(now or examine(place.uri, words), tried):
         if not is_root():
@@ -71,7 +79,7 @@ def repair_all(place: Place, words: Sequence[str], agree: Callable[[Cause], bool
                 why=f"{cause.id} of {cause.subject} is repaired on the host itself, which takes root",
                 remedy="Run the same as root.",
             )
-        tried.add((cause.id, cause.subject))
+        tried.add(_key(cause.finding))
         asked = time.monotonic()
         if not agree(cause):
             continue
@@ -88,13 +96,18 @@ def repair_all(place: Place, words: Sequence[str], agree: Callable[[Cause], bool
 
 def _same(diagnosis: Diagnosis, cause: Cause) -> Cause | None:
     """The same cause as it is found now, if it still has a repair."""
-    found = (each for each in diagnosis.causes if (each.id, each.subject) == (cause.id, cause.subject))
+    found = (each for each in diagnosis.causes if _key(each.finding) == _key(cause.finding))
     return next((each for each in found if each.fix.automatic), None)
 
 
-def _next(diagnosis: Diagnosis, tried: set[tuple[str, str]]) -> Cause | None:
-    fixable = (each for each in diagnosis.causes if each.fix.automatic and (each.id, each.subject) not in tried)
+def _next(diagnosis: Diagnosis, tried: set[_Key]) -> Cause | None:
+    fixable = (each for each in diagnosis.causes if each.fix.automatic and _key(each.finding) not in tried)
     return next(fixable, None)
+
+
+def _key(finding: Finding) -> _Key:
+    """What tells one finding from others, also from those of another interface of the same machine."""
+    return finding.check, finding.subject, finding.summary, finding.answer
 
 
 def repair(place: Place, cause: Cause, words: Sequence[str] = ()) -> Attempt:
@@ -107,9 +120,9 @@ def repair(place: Place, cause: Cause, words: Sequence[str] = ()) -> Attempt:
                     renew_libvirts_rules(site.libvirt, site.progress)
                 if fix.mend:
                     mend(site, fix.mend)
-        else:
-            with shared(place.progress):
-                for command in fix.commands:
+        with shared(place.progress):
+            for command in fix.commands:
+                if command[:2] != _OURSELVES:
                     output(_at(command, place.uri))
     except AiHowError as error:
         return Attempt(cause, done=False, trouble=_undone(place, cause, str(error)))
@@ -123,8 +136,7 @@ def repair(place: Place, cause: Cause, words: Sequence[str] = ()) -> Attempt:
 
 def _is_there(cause: Cause, now: Diagnosis) -> bool:
     """Whether it is still found, be it as a cause or explained by another one."""
-    same = (cause.id, cause.subject)
-    return any((each.check, each.subject) == same and each.answer == cause.finding.answer for each in now.findings)
+    return any(_key(each) == _key(cause.finding) for each in now.findings)
 
 
 def _undone(place: Place, cause: Cause, why: str) -> str:

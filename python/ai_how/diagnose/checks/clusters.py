@@ -14,7 +14,8 @@ from ai_how.resources.hook import PATH
 #: What other checks look at more closely.
 _ELSEWHERE = frozenset({"firewall", "hook", "resolver"})
 #: Of a network, what its definition says beside what runs; the rest is the bridge's and dnsmasq's.
-_OF_NETWORK = ("its definition", "it runs, and does not start")
+_DEFINITION = "its definition"
+_OF_NETWORK = (_DEFINITION, "it runs, and does not start")
 #: What the engine mends from the host alone; for the rest it takes the configuration.
 _MENDED = frozenset({"network", "sysctl", "passage", "servers", "route", "resolver", "hook", "firewall"})
 
@@ -28,7 +29,10 @@ def mend(cluster: str, network: str) -> Fix:
     return Fix((("ai-how", "doctor", "--fix", "network", network),), automatic=True, mend=cluster)
 
 
-@check("hook-missing", "Will libvirt restore the rules when a network starts?", Part.NETWORKS, Part.MEMORY)
+@check(
+    "hook-missing", "Will libvirt restore the rules when a network starts?",
+    Part.NETWORKS, Part.MEMORY, Part.HOST,
+)  # fmt: skip
 def hook(facts: Facts) -> Iterator[Finding]:
     guarded = [each for each in facts.networks if each.guarded]
     if not guarded:
@@ -155,13 +159,16 @@ def as_made(facts: Facts) -> Iterator[Finding]:
         told.add((each.kind, each.key))
         network = _network_of(facts, each)
         name = network.name if network else ""
+        defined_otherwise = each.kind == "network" and each.what.startswith(_DEFINITION)
+        if defined_otherwise and network is not None and network.differences:
+            continue  # told in detail
         yield Finding(
             "",
             each.key if each.kind != "sysctl" else HOST,
             Answer.WARN,
             f"{each.kind} {each.key}: {each.what}",
             fix=mend(each.cluster, name)
-            if each.kind in _MENDED and name
+            if each.kind in _MENDED and name and not defined_otherwise
             else advice("ai-how plan with the cluster's configuration says how it is made again, ai-how up does it."),
             network="" if each.kind in _OF_HOST else name,
             kind=each.kind,

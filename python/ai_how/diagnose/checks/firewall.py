@@ -9,7 +9,7 @@ from dataclasses import replace
 from ai_how.diagnose.checks.base import HOST, advice, check, of_host, of_network, repair
 from ai_how.diagnose.checks.clusters import mend
 from ai_how.diagnose.facts import Facts, Network, Part
-from ai_how.diagnose.finding import Answer, Command, Finding, Fix
+from ai_how.diagnose.finding import NO_FIX, Answer, Command, Finding, Fix
 from ai_how.diagnose.rules import (
     Change,
     Lack,
@@ -85,7 +85,9 @@ def within(facts: Facts) -> Iterator[Finding]:
     ways = [each for each in _ways(facts) if everywhere or each.bridge in asking]
     found = within_stopped(facts.firewall, ways, calls_iptables=True)
     yield from _stopping(
-        facts, found, "packets between nodes of one network are dropped, because bridge-nf-call-iptables is 1"
+        facts,
+        found,
+        "packets between nodes of one network are dropped, because they pass iptables (bridge-nf-call-iptables)",
     )
 
 
@@ -125,12 +127,13 @@ def _opened(networks: Sequence[Network], several: Sequence[Stopped]) -> Fix:
     # Where it is iptables' table the engine has passages of its own, which come back after a restart.
     guarded = next((each for each in networks if each.guarded), None)
     policy = all(each.where.startswith("ip filter ") and each.why.startswith("the policy") for each in several)
-    if guarded is not None and policy:
-        return mend(guarded.cluster, guarded.name)
-    commands = _once(_unmarked(command) for each in several for command in each.open)
-    undo = _once(_unmarked(command) for each in several for command in each.undo)
-    if all(each.undo for each in several):
-        return repair(*commands, undo=undo)
+    names = {each.name for each in networks if each.guarded} if policy else set()
+    others = [each for each in several if each.network not in names]
+    commands = _once(_unmarked(command) for each in others for command in each.open)
+    undo = _once(_unmarked(command) for each in others for command in each.undo)
+    if all(each.undo for each in others):
+        ours = mend(guarded.cluster, guarded.name) if guarded is not None and names else NO_FIX
+        return replace(ours, commands=(*ours.commands, *commands), automatic=True, undo=undo)
     return advice("Open it, as root; and have whoever owns those rules do so for good:", *commands)
 
 
@@ -192,7 +195,7 @@ def apart(facts: Facts) -> Iterator[Finding]:
 
 def _again(facts: Facts, *, gone: bool, libvirt: bool) -> Fix:
     """Have the rules made again: ours by the engine, libvirt's by libvirt, which does it at SIGHUP."""
-    guarded = next((each for each in facts.active if each.guarded), None)
+    guarded = next((each for each in (*facts.active, *facts.networks) if each.guarded), None)
     cluster = guarded.cluster if gone and guarded is not None else ""
     if cluster and guarded is not None and not libvirt:
         return mend(cluster, guarded.name)

@@ -48,7 +48,9 @@ def _start(facts: Facts) -> Fix:
         return advice(libvirt.remedy)
     modular = not programs.get("libvirtd") and bool(programs.get("virtqemud"))
     units = ("virtqemud.socket", "virtnetworkd.socket", "virtstoraged.socket") if modular else ("libvirtd",)
-    return advice("", ("systemctl", "start", *units))
+    # One that hangs is there, and is not started by being told to.
+    verb = "restart" if facts.daemon is not None else "start"
+    return advice("", ("systemctl", verb, *units))
 
 
 @check("permission-denied", "May this user use libvirt?", Part.LIBVIRT)

@@ -167,7 +167,9 @@ def _opened_to_gateway(way: Way, chain: Chain) -> tuple[tuple[Command, ...], tup
     words = [
         (chain.name, "-i", way.bridge, "-p", protocol, "--dport", port, "-j", "ACCEPT") for protocol, port in ports
     ]
-    return tuple((chain.command, "-I", *each) for each in words), tuple((chain.command, "-D", *each) for each in words)
+    table = () if chain.table.name == "filter" else ("-t", chain.table.name)
+    insert, delete = (tuple((chain.command, *table, way, *each) for each in words) for way in ("-I", "-D"))
+    return insert, delete
 
 
 def _ends(way: Way, direction: str, uplink: str) -> tuple[str, str, bool]:
