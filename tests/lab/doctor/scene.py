@@ -160,11 +160,11 @@ class Scene:
     clusters: proof.Scene
     consul: Agent
     spoilt: str = ""
-    _stack: ExitStack = field(default_factory=ExitStack)
+    _agents: ExitStack = field(default_factory=ExitStack)
 
     def start_consul(self) -> None:
         """It was killed."""
-        self.consul = self._stack.enter_context(agent(self.folder / "consul"))
+        self.consul = self._agents.enter_context(agent(self.folder / "consul"))
 
     def restart_libvirt(self) -> None:
         """With the environment of the lab: the host's resolver of these tests has libraries of its own."""
@@ -312,10 +312,11 @@ def scene(folder: Path, blank: Path, micro: Path) -> Iterator[Scene]:
         forwarding = Path("/proc/sys/net/ipv4/ip_forward")
         stack.callback(forwarding.write_text, forwarding.read_text())
         stack.enter_context(resolving_by("plain_dnsmasq"))
-        consul = stack.enter_context(agent(folder / "consul"))
+        agents = stack.enter_context(ExitStack())  # also one that is started later outlives the clusters
+        consul = agents.enter_context(agent(folder / "consul"))
         stack.enter_context(_default(folder))
         clusters = stack.enter_context(proof.scene(folder, *configured))
-        made = Scene(folder, clusters, consul, _stack=stack)
+        made = Scene(folder, clusters, consul, _agents=agents)
         sh("virsh", "start", GUEST)
         until(lambda: TINY_MAC in sh("virsh", "net-dhcp-leases", DEFAULT))
         made.wait_for_guest()
