@@ -219,6 +219,7 @@ _PARTS: dict[Part, Any] = {
     Part.RESOLVES: {},
     Part.MEMORY: {"files": {}, "hook": {"text": None, "mode": ""}, "unknown_to_libvirt": False, "dnsmasq": {}},
     Part.DRIFT: {"found": [], "unseen": []},
+    Part.STATE: [],
     Part.NAMES: {"default": {"answered": True, "ms": 0.5, "why": ""}},
     Part.UPSTREAM: {"10.0.0.1": {"answered": True, "ms": 1.5, "why": ""}},
     Part.ANSWERING: {"virbr0": {"192.168.122.20": [MAC]}},

@@ -33,7 +33,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     """Makes a capture be what this host says."""
 
     def say(said: Capture) -> None:
-        monkeypatch.setattr(bundle, "gather", lambda uri, question: said)
+        monkeypatch.setattr(bundle, "gather", lambda uri, question, state: said)
         monkeypatch.setattr(bundle, "logs", lambda: {"/var/log/x.log": "password=hunter2\n", "../../evil": "x"})
 
     say(capture())

@@ -271,6 +271,7 @@ _GARBAGE: dict[Part, list[Any]] = {
     Part.RESOLVES: [5, [], {"a": 5}, {"a": {}}],
     Part.MEMORY: [5, [], {}, {"files": {"a": 5}, "hook": {"text": None, "mode": ""}, "unknown_to_libvirt": 0},
                   {"files": {}, "hook": None, "unknown_to_libvirt": 0}],
+    Part.STATE: [5, {"a": 1}, [5], [["a"]]],
     Part.DRIFT: [5, [], {}, {"found": 5}, {"found": [{"cluster": "x"}]}, {"found": [], "unseen": [5]}],
     Part.NAMES: [5, [], {"a": {"answered": 1, "ms": "x", "why": ""}}],
     Part.UPSTREAM: [5, [], {"a": None}, {"a": {"answered": 1, "ms": 10**400, "why": ""}}],
@@ -302,7 +303,7 @@ def test_a_part_that_is_not_understood_is_missing_and_takes_no_other_along(part:
 
 def test_a_part_that_nothing_was_said_of_is_missing_too() -> None:
     facts = read_capture(Capture({}, {Part.LEASES: "only root may read them"}))
-    assert set(facts.missing) == set(Part) - {Part.DRIFT, Part.GUESTS, Part.LOGS}
+    assert set(facts.missing) == set(Part) - {Part.DRIFT, Part.STATE, Part.GUESTS, Part.LOGS}
     assert facts.missing[Part.LEASES] == "only root may read them"
     assert judge(Capture(), Question()).exit_code == 3
 

@@ -72,7 +72,7 @@ def doctor(
     else:
         if fix:
             repair(options, words, yes=yes)
-        found = examine(options.connect, words)
+        found = examine(options.connect, words, options.state)
     if options.json:
         print_json(found.to_json())
     else:

@@ -28,7 +28,7 @@ def support_bundle(
 
     options: Options = ctx.obj
     path = output or Path(f"ai-how-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar.gz")
-    made = write_bundle(path, options.connect)
+    made = write_bundle(path, options.connect, options.state)
     if options.json:
         print_json({"file": str(path), "members": list(made.members), "removed": made.removed})
     else:

@@ -44,10 +44,13 @@ class Made:
     removed: int
 
 
-def write_bundle(path: Path, uri: str) -> Made:
-    """Write what this host and its libvirt at `uri` say to `path`, for its owner alone. Raises HostError."""
+def write_bundle(path: Path, uri: str, state: Path | None = None) -> Made:
+    """Write what this host, its libvirt at `uri` and the file at `state` say to `path`, for its owner alone.
+
+    Raises HostError.
+    """
     question = Question()
-    capture = gather(uri, question)
+    capture = gather(uri, question, state)
     parts: dict[Part, Any] = dict(capture.parts)
     parts[Part.LOGS] = logs()
     plain, removed = redact_all({"version": VERSION, "ai_how": __version__, **_to_json(parts, capture.missing)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ai_how.diagnose.ask import gather
 from ai_how.diagnose.capture import Capture
@@ -19,10 +20,13 @@ _BY_VIRSH = (
 )
 
 
-def examine(uri: str = DEFAULT_URI, words: Sequence[str] = ()) -> Diagnosis:
-    """What is wrong with this host, or with what `words` ask about. Nothing is changed. Raises UsageError."""
+def examine(uri: str = DEFAULT_URI, words: Sequence[str] = (), state: Path | None = None) -> Diagnosis:
+    """What is wrong with this host, or with what `words` ask about, and with the file at `state`. Nothing is changed.
+
+    Raises UsageError.
+    """
     question = read_question(words)
-    return judge(gather(uri, question), question)
+    return judge(gather(uri, question, state), question)
 
 
 def judge(capture: Capture, question: Question) -> Diagnosis:

@@ -30,6 +30,7 @@ class Part(StrEnum):
     RESOLVES = "resolves"
     MEMORY = "memory"
     DRIFT = "drift"
+    STATE = "state"
     NAMES = "names"
     UPSTREAM = "upstream"
     ANSWERING = "answering"
@@ -303,7 +304,7 @@ class Facts:
     address; `answering`: who answers ARP, by bridge and address; `dhcp_servers`: those of others, by network; `consul`
     and `resolves` (whether programs of the host find its names): by network. `resolvers` are the host's name servers,
     `resolver_asks` those that one on the host itself asks. `unseen`: what of ai-how's own could not be compared, and
-    why. `asked`: the name of the network or machine that the question is about.
+    why; `state`: what is wrong with the state file. `asked`: the name of the network or machine that is asked about.
     """
 
     now: float = 0.0
@@ -330,6 +331,7 @@ class Facts:
     memory: Memory = field(default_factory=Memory)
     drift: tuple[Drift, ...] = ()
     unseen: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
     names: Mapping[str, Reply] = field(default_factory=dict)
     upstream: Mapping[str, Reply] = field(default_factory=dict)
     answering: Mapping[str, Mapping[IPv4Address, tuple[str, ...]]] = field(default_factory=dict)

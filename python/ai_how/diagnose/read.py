@@ -49,7 +49,7 @@ _PROGRAM = re.compile(r'"([^"]*)",pid=(\d+)')
 NOT_UNDERSTOOD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, ET.ParseError)
 
 #: Parts that are only asked for where there is something to ask (ask/).
-_AT_TIMES = frozenset({Part.DRIFT, Part.GUESTS, Part.LOGS})
+_AT_TIMES = frozenset({Part.DRIFT, Part.STATE, Part.GUESTS, Part.LOGS})
 
 #: What our files add to networks, by name.
 _Hosts = Mapping[str, tuple[Reservation, ...]]
@@ -118,6 +118,7 @@ def read_capture(capture: Capture) -> Facts:
         memory=memory,
         drift=drift,
         unseen=unseen,
+        state=part(Part.STATE, _words, ()),
         names=part(Part.NAMES, _replies, {}),
         upstream=part(Part.UPSTREAM, _replies, {}),
         answering=part(Part.ANSWERING, _answering, {}),

@@ -30,7 +30,8 @@ def main(words: list[str]) -> int:
         print((__doc__ or "").strip())
         return 0
     try:
-        found = examine(os.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI, words)
+        state = Path(os.environ.get("AI_HOW_STATE") or "cluster_state.json")
+        found = examine(os.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI, words, state)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -174,3 +174,12 @@ def test_machine_that_is_asked_for_is_started(host: Scene, tmp_path: Path) -> No
     assert ask(("vm", TINY)).root == ("vm-not-running", TINY)
     assert fix(tmp_path, "vm", TINY) == [("vm-not-running", TINY)]
     until(lambda: ask().root is None)
+
+
+def test_state_file_that_is_none_is_said(host: Scene, tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    assert doctor.examine(state=state).root is None
+    state.write_text("{")
+    seen = doctor.examine(state=state)
+    assert [(each.id, each.subject) for each in seen.causes] == [("config-drift", "host")]
+    assert str(state) in seen.causes[0].because[0]

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 from ai_how.diagnose.ask import drift, firewall, guests, kernel, packets
@@ -42,8 +44,8 @@ MOST = 256
 Task = Callable[[], Any]
 
 
-def gather(uri: str, question: Question) -> Capture:
-    """Everything that `question` needs, of this host and its libvirt at `uri`."""
+def gather(uri: str, question: Question, state: Path | None = None) -> Capture:
+    """Everything that `question` needs, of this host and its libvirt at `uri`, and the state file if there is one."""
     found: dict[Part, Any] = {}
     missing: dict[Part, str] = {}
     opened: list[Asked] = []
@@ -78,7 +80,10 @@ def gather(uri: str, question: Question) -> Capture:
         networks = networks_of(Capture(found))
     except AiHowError as error:
         networks, missing[Part.NETWORKS] = (), str(error)
-    _together(_questions(uri, question, networks, found, opened), found, missing)
+    tasks = _questions(uri, question, networks, found, opened)
+    if state is not None and os.path.lexists(state):
+        tasks[Part.STATE] = partial(drift.state, state)
+    _together(tasks, found, missing)
     if Part.SETTINGS in found:
         # Our own questions are answered by now, or their answers were dropped.
         found[Part.SETTINGS]["rp_filter/drops"] = str(kernel.reverse_path_drops() - before)

@@ -144,6 +144,17 @@ def defined(facts: Facts) -> Iterator[Finding]:
         )
 
 
+@check("config-drift", "Is the state file that of runs that ended?", Part.STATE)
+def ended(facts: Facts) -> Iterator[Finding]:
+    if facts.state:
+        yield of_host(
+            Answer.WARN,
+            facts.state[0],
+            *facts.state[1:],
+            fix=advice("The next ai-how up of the cluster completes it, ai-how destroy removes what is there."),
+        )
+
+
 @check("config-drift", "Is everything of ai-how as it was made?", Part.DRIFT)
 def as_made(facts: Facts) -> Iterator[Finding]:
     for why in facts.unseen:
