@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
@@ -547,8 +548,12 @@ def test_a_tap_is_on_no_bridge_on_another_or_gone() -> None:
     assert answers("vm-tap-detached", known()) == [FAIL]
     assert answers("vm-tap-detached", known(link("vnet0", "tun"))) == [FAIL]
     assert answers("vm-tap-detached", known(link("vnet0", "tun", master="virbr0"))) == []
-    assert answers("vm-tap-detached", known(link("vnet0", "tun", master="br9"))) == []
-    assert answers("vm-wrong-network", known(link("vnet0", "tun", master="br9"))) == [FAIL]
+    nobodys = known(link("vnet0", "tun", master="br9"))
+    assert (answers("vm-tap-detached", nobodys), answers("vm-wrong-network", nobodys)) == ([FAIL], [])
+    others = replace(nobodys, networks=(*nobodys.networks, network("other", bridge="br9")))
+    assert (answers("vm-tap-detached", others), answers("vm-wrong-network", others)) == ([], [FAIL])
+    switched = known(link("vnet0", "tun", master="ovs-system"))
+    assert (answers("vm-tap-detached", switched), answers("vm-wrong-network", switched)) == ([], [])
     assert answers("vm-link-down", known(link("vnet0", "tun", up=False))) == [FAIL]
 
 

@@ -197,15 +197,6 @@ class Scene:
                 return False  # not up yet
 
 
-def reload_libvirt() -> None:
-    """It reads everything anew, and has done so."""
-    pid = daemon.find()
-    assert pid is not None
-    daemon.reload(pid)
-    sh("virsh", "-q", "version", "--daemon")  # it answers who comes new once it is at it
-    until(lambda: not daemon.is_reloading(pid))
-
-
 def dnsmasq_of(network: str) -> int:
     return int(Path(f"/run/libvirt/network/{network}.pid").read_text())
 

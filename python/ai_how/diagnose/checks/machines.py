@@ -76,14 +76,13 @@ def own_network(facts: Facts) -> Iterator[Finding]:
             )
     for machine, nic, network in _plugged(facts):
         port, bridge = facts.port_of(nic), _bridge(nic, network)
-        if port is not None and bridge and port.master and port.master not in (bridge, _OPEN_VSWITCH):
-            other = facts.network_on(port.master)
-            where = f"{port.master} of network {other.name}" if other else port.master
+        other = facts.network_on(port.master) if port is not None and bridge and port.master != bridge else None
+        if port is not None and other is not None:
             yield of_machine(
                 machine,
                 network,
                 Answer.FAIL,
-                f"its tap {nic.tap} is plugged into {where}, not into {bridge}",
+                f"its tap {nic.tap} is plugged into {port.master} of network {other.name}, not into {bridge}",
                 fix=repair(_plug(nic, bridge), undo=(_plug(nic, port.master),)),
             )
 
@@ -106,13 +105,14 @@ def tap(facts: Facts) -> Iterator[Finding]:
                     ("virsh", "start", machine.name),
                 ),
             )
-        elif not port.master:
-            undo = (("ip", "link", "set", "dev", nic.tap, "nomaster"),)
+        elif port.master not in (bridge, _OPEN_VSWITCH) and facts.network_on(port.master) is None:
+            off: Command = ("ip", "link", "set", "dev", nic.tap, "nomaster")
+            undo = (_plug(nic, port.master) if port.master else off,)
             yield of_machine(
                 machine,
                 network,
                 Answer.FAIL,
-                f"its tap {nic.tap} is on no bridge",
+                f"its tap {nic.tap} is on {f'{port.master}, which is no network' if port.master else 'no bridge'}",
                 f"it belongs on {bridge}",
                 fix=repair(_plug(nic, bridge), undo=undo),
             )
