@@ -243,14 +243,14 @@ def started(definition: str) -> Iterator[None]:
         run("virsh", "net-destroy", name)
 
 
-def forget_neighbours(place: Place, link: str) -> None:
-    """Whom the place knows on its link, it knows no longer.
+def forget_neighbours(place: Place, *which: str) -> None:
+    """Whom the place knows, on all of its links or as ip-neighbour(8) is told `which`, it knows no longer.
 
-    ip-neighbour(8) ends with 255 and without a word where an entry goes by itself while it removes it: asked again.
+    It ends with 255 and without a word where an entry goes by itself while it removes it: asked again.
     """
     for left in (2, 1, 0):
         try:
-            place.run(["ip", "neigh", "flush", "dev", link])
+            place.run(["ip", "neigh", "flush", *(which or ("all",))])
         except CommandFailed:
             if not left:
                 raise

@@ -215,7 +215,7 @@ def test_node_with_the_gateway_s_address_is_not_heard(scene: Scene) -> None:
             assert len(claims) == 1
             assert mac("a", 2) not in claims
             assert denials()[Denial.FALSE_GATEWAY] > before
-            forget_neighbours(scene["a1"], "eth0")  # what it learnt before our table
+            forget_neighbours(scene["a1"], "dev", "eth0")  # what it learnt before our table
             scene.works("a")
 
 
@@ -230,7 +230,7 @@ def test_what_passes_for_the_gateway_is_known_behind_tags(scene: Scene, tags: st
             _send(scene["a2"], frame)
             replied(ping(scene["a2"], scene.ip("a1")))
             assert seen.saw(token)
-    forget_neighbours(scene["a1"], "eth0")  # it learnt who else has the gateway's address
+    forget_neighbours(scene["a1"], "dev", "eth0")  # it learnt who else has the gateway's address
     with scene.table(*EVERY), tap(scene["a1"], "eth0") as seen:
         for frame, token, reason in _false_and_true(scene, tags):
             word = Denial.HIDDEN_FRAME if len(tags) > len(TAGS[1]) else reason

@@ -182,7 +182,7 @@ def another(bridge: str, address: str) -> Breaks:
                 yield
         finally:
             for each in places:
-                forget_neighbours(each, LINK)
+                forget_neighbours(each)
 
     return broken
 

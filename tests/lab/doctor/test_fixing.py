@@ -43,6 +43,9 @@ from ai_how.host.libvirt import DEFAULT_URI
 from ai_how.images import build_micro_image
 from ai_how.resources.hook import PATH as HOOK_PATH
 
+#: A process that was killed has its sockets for a moment more.
+_UNTIL_GONE = "tail -s 0.02 -f /dev/null --pid"
+
 #: What is broken by a command, where words in braces are of the scene; and the cause that is repaired.
 BROKEN = {
     "network-inactive": f"virsh net-destroy {ALONE}",
@@ -53,8 +56,8 @@ BROKEN = {
     "bridge-down, not ours": f"ip link set {DEFAULT_BRIDGE} down",
     "bridge-address-missing": f"ip address flush dev {bridge_of(NAMES)}",
     "bridge-address-missing, not ours": f"ip address delete {DEFAULT_GATEWAY}/24 dev {DEFAULT_BRIDGE}",
-    "dnsmasq-dead": "kill -9 {dnsmasq_alone}",
-    "dnsmasq-dead, not ours": "kill -9 {dnsmasq_default}",
+    "dnsmasq-dead": f"kill -9 {{dnsmasq_alone}}; {_UNTIL_GONE} {{dnsmasq_alone}}",
+    "dnsmasq-dead, not ours": f"kill -9 {{dnsmasq_default}}; {_UNTIL_GONE} {{dnsmasq_default}}",
     "dnsmasq-unresponsive": "kill -STOP {dnsmasq_alone}",
     "dnsmasq-unresponsive by a rule": f"iptables -I INPUT -i {DEFAULT_BRIDGE} -p udp --dport 53 -j DROP",
     "ip-forward-off": "sysctl -q -w net.ipv4.ip_forward=0",

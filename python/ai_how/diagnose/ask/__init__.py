@@ -72,6 +72,9 @@ def gather(uri: str, question: Question, state: Path | None = None) -> Capture:
     if Part.HOST in found:
         # A modular daemon is started by who speaks to it: now it is there.
         found[Part.HOST]["daemon"] = daemon.find()
+    if Part.LISTENERS in found:
+        # Who ended while we looked has its sockets for a moment more, and would be taken for another program.
+        found[Part.LISTENERS] = list(filter(kernel.still_runs, found[Part.LISTENERS]))
     for part in (Part.NETWORKS, Part.MACHINES):
         if part not in found:
             missing[part] = found[Part.LIBVIRT].get("why", "libvirt was not asked")

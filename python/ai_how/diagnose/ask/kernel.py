@@ -116,6 +116,12 @@ def listeners() -> list[str]:
     return text.splitlines()
 
 
+def still_runs(line: str) -> bool:
+    """Whether the program of such a line is there; true where it is not said."""
+    said = re.search(r"pid=(\d+)", line)
+    return said is None or (_PROC / said[1]).exists()
+
+
 def leases() -> dict[str, str]:
     """What libvirt's dnsmasqs have written of their leases, by bridge: JSON, empty where there are none."""
     return {path.stem: path.read_text(errors="replace") for path in sorted(_LEASES.glob("*.status"))}
