@@ -151,6 +151,8 @@ def as_made(observed: Observed) -> tuple[Resource, ...]:
 
 def _at_work(each: Resource) -> Resource:
     match each:
+        case VirtualNetwork(active=False, autostart=False):
+            return each  # taken down, by ai-how down: that it rests is how it was made to be
         case VirtualNetwork():
             return replace(each, active=True, autostart=True, intact=True, bridged=True)
         case Domain():

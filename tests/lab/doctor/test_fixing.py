@@ -91,7 +91,7 @@ ELSEWHERE = {
 
 
 #: What gives a finding a repair that `--fix` does.
-_REPAIRS = re.compile(r"\b(repair|mend|_set|_start|_woken|_again|_stopping)\(")
+_REPAIRS = re.compile(r"\b(repair|mend|_set|_start|_started|_woken|_again|_stopping)\(")
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,20 @@ def test_daemon_that_was_stopped_goes_on(host: Scene, tmp_path: Path) -> None:
         assert ask().root is None
     finally:
         shell(f"kill -CONT {pid}")
+
+
+def test_cluster_that_was_taken_down_rests_while_the_host_is_mended(host: Scene, tmp_path: Path) -> None:
+    """The hook is of all clusters, and mended by one of them: `alone`, the first."""
+    shell(f"virsh net-autostart {ALONE} --disable; virsh net-destroy {ALONE}; rm {HOOK_PATH}")
+    try:
+        assert ask().root == ("hook-missing", "host")
+        assert fix(tmp_path) == [("hook-missing", "host")]
+        assert ask().root is None
+        assert not Path(f"/sys/class/net/{bridge_of(ALONE)}").exists()
+        assert fix(tmp_path, "network", ALONE) == []  # up starts it, which has the configuration
+    finally:
+        shell(f"virsh net-autostart {ALONE}; virsh net-start {ALONE}")
+    until(lambda: ask().root is None)
 
 
 def test_what_does_not_help_is_undone(host: Scene, tmp_path: Path) -> None:

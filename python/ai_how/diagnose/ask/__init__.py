@@ -191,7 +191,7 @@ def _address(server: str) -> tuple[str, int]:
 
 def _consuls(networks: Iterable[Network]) -> Iterable[tuple[str, Task]]:
     for each in networks:
-        discovery = read_policy(_text(each.policy)).discovery if each.policy.get("discovery") else None
+        discovery = read_policy(json.dumps(each.policy)).discovery if each.policy.get("discovery") else None
         if discovery is not None and discovery.address.startswith(("http://", "https://")):
             server = dns_address(discovery)
             yield each.name, partial(packets.ask_consul, discovery.address, str(server), discovery.dns_port)
@@ -208,10 +208,6 @@ def _host_names(networks: Iterable[Network], found: Mapping[Part, Any]) -> Itera
         if wanted and each.reservations and (each.bridge in connected or not by_link):
             one = min(each.reservations, key=lambda reservation: reservation.ip)
             yield each.name, partial(kernel.resolves, f"{one.name}.{each.domain}", str(one.ip))
-
-
-def _text(policy: Mapping[str, object]) -> str:
-    return json.dumps(policy)
 
 
 def _arp(

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 
 from ai_how.diagnose.checks.base import advice, check, of_network, repair
 from ai_how.diagnose.facts import Facts, Link, Listener, Network, Part, Route
-from ai_how.diagnose.finding import Answer, Command, Finding
+from ai_how.diagnose.finding import Answer, Command, Finding, Fix
 
 _APPLIED = "firewall-applied.json"
 
@@ -69,13 +69,19 @@ def active(facts: Facts) -> Iterator[Finding]:
                 Answer.FAIL,
                 "the network is not active",
                 *([f"machines: {', '.join(users)}"] if users else []),
-                fix=repair(
-                    ("virsh", "net-start", network.name),
-                    *_replug(facts, network),
-                    undo=(("virsh", "net-destroy", network.name),),
-                    ours=network,
-                ),
+                fix=_started(facts, network),
             )
+
+
+def _started(facts: Facts, network: Network) -> Fix:
+    if network.cluster and not network.autostart:
+        return advice("It was taken down, as ai-how down does: ai-how up with the cluster's configuration starts it.")
+    return repair(
+        ("virsh", "net-start", network.name),
+        *_replug(facts, network),
+        undo=(("virsh", "net-destroy", network.name),),
+        ours=network,
+    )
 
 
 def _replug(facts: Facts, network: Network) -> list[Command]:
