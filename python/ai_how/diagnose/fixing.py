@@ -19,7 +19,7 @@ from ai_how.engine.cluster import mend
 from ai_how.engine.events import Progress, silent
 from ai_how.engine.hostwide import renew_libvirts_rules, shared
 from ai_how.engine.site import Site
-from ai_how.errors import AiHowError, PrivilegeError
+from ai_how.errors import AiHowError, Interrupted, PrivilegeError
 from ai_how.host.libvirt import DEFAULT_URI, Libvirt
 from ai_how.host.memory import is_root
 from ai_how.host.process import output
@@ -111,7 +111,10 @@ def _key(finding: Finding) -> _Key:
 
 
 def repair(place: Place, cause: Cause, words: Sequence[str] = ()) -> Attempt:
-    """Repair one cause, and look whether it is gone. The rest of what was wrong may still be there."""
+    """Repair one cause, and look whether it is gone. The rest of what was wrong may still be there.
+
+    Raises Interrupted.
+    """
     fix = cause.fix
     try:
         if fix.rules or fix.mend:
@@ -124,6 +127,8 @@ def repair(place: Place, cause: Cause, words: Sequence[str] = ()) -> Attempt:
             for command in fix.commands:
                 if command[:2] != _OURSELVES:
                     output(_at(command, place.uri))
+    except Interrupted:
+        raise  # what was under way is undone; nothing else is begun
     except AiHowError as error:
         return Attempt(cause, done=False, trouble=_undone(place, cause, str(error)))
     deadline = time.monotonic() + SHOWN_WITHIN

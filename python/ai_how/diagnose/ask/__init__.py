@@ -259,7 +259,8 @@ def _together(tasks: Mapping[Any, Task], found: dict[Any, Any], missing: dict[An
                 return
             try:
                 done.put((name, task(), ""))
-            except (AiHowError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            # RuntimeError: after Ctrl-C nobody waits any more, and no thread is to be had for what is still asked.
+            except (AiHowError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
                 done.put((name, None, "; ".join(str(error).splitlines()) or repr(error)))
 
     for _ in range(min(most, len(tasks))):
