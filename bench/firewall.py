@@ -9,7 +9,7 @@ from ai_how.host import nftables
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import firewall
 from ai_how.resources.firewall import FirewallTable
-from ai_how.resources.ruleset import FAMILIES, render, render_removal
+from ai_how.resources.ruleset import TABLES, render, render_removal
 from ai_how.spec.network import DnsMode
 from bench import clusters
 from bench.floor import URI
@@ -26,7 +26,8 @@ _FLOOR, _FLOOR_REPLACE = "floor: nft -j -f, no table there", "floor: nft -j -f, 
 
 
 def measure(report: Report, *, size: int = clusters.SIZE, nodes: int, rounds: int) -> None:
-    """What the provider of the table does beside nft alone, which is given the same text, ready.
+    """What the provider of the table does beside nft alone, which is given the same chains and sets in one transaction,
+    ready. The provider loads them twice: beside the old ones, and under the name that stays.
 
     Runs in a lab, on a host that has no table of ours. The clusters are not there: rules need no bridge.
     """
@@ -46,7 +47,7 @@ def measure(report: Report, *, size: int = clusters.SIZE, nodes: int, rounds: in
         )
         with Libvirt(URI) as libvirt:
             turns = in_turns(
-                {"floor": partial(_bare, text), "ours": partial(_ours, libvirt, want, other)},
+                {"floor": partial(_bare, text.splitlines()[0]), "ours": partial(_ours, libvirt, want, other)},
                 rounds,
             )
         floors, ours = ({name: tuple(each[name] for each in turns[side]) for name in turns[side][0]} for side in turns)
@@ -64,7 +65,7 @@ def _bare(text: str) -> dict[str, Taken]:
     try:
         return {name: timed(partial(nftables.load, text)) for name in (_FLOOR, _FLOOR_REPLACE)}
     finally:
-        nftables.load(render_removal(FAMILIES))
+        nftables.load(render_removal(TABLES))
 
 
 def _ours(libvirt: Libvirt, want: FirewallTable, other: FirewallTable) -> dict[str, Taken]:

@@ -19,7 +19,7 @@ from ai_how.lab.internet import INTERNET
 from ai_how.probe.endpoint import endpoint
 from ai_how.probe.place import Place, named
 from ai_how.resources.network import VirtualNetwork
-from ai_how.resources.ruleset import FAMILIES, render, render_removal
+from ai_how.resources.ruleset import TABLES, render, render_removal
 from bench import clusters
 from bench.far import PIECE
 from bench.floor import URI
@@ -69,7 +69,7 @@ def measure(report: Report, *, size: int = clusters.SIZE, nodes: int, load: Load
     """
     there = clusters.there(nodes)
     texts = {
-        _BARE: render_removal(FAMILIES),
+        _BARE: render_removal(TABLES),
         f"table of {len(there)} clusters": render(clusters.table(list(there.values()))),
         f"table of {size} clusters": render(clusters.table(clusters.networks(size, nodes))),
     }
@@ -78,7 +78,7 @@ def measure(report: Report, *, size: int = clusters.SIZE, nodes: int, load: Load
         try:
             turns = in_turns(runs, load.rounds)
         finally:
-            nftables.load(render_removal(FAMILIES))
+            nftables.load(render_removal(TABLES))
     bare = turns.pop(_BARE)
     for name, path in paths.items():
         for sent in (_MEDIAN, _LATE, _CONNECTION, _STREAM):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -85,6 +86,7 @@ def _serve(address: str, there: int) -> None:
     for module in pkgutil.walk_packages(ai_how.__path__, "ai_how."):
         if module.name != _RUNS:
             importlib.import_module(module.name)
+    gc.freeze()  # else the first collection in each child touches, and so copies, every page
     waiting = selectors.DefaultSelector()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.bind(address)

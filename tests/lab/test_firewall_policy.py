@@ -34,6 +34,7 @@ from ai_how.host import nftables
 from ai_how.lab import Internet
 from ai_how.probe.dhcp import Message, message, read_reply
 from ai_how.probe.packets import ask, dns, forged, http, ping, tcp, udp
+from ai_how.probe.place import Place
 from ai_how.probe.responder import Responder, tap
 from ai_how.resources.firewall import Denial
 from ai_how.resources.ruleset import render
@@ -333,6 +334,32 @@ def test_no_packet_slips_through_while_rules_are_loaded_anew(scene: Scene) -> No
         sender.sendto(token, (str(CONTAINER), PORT))
         replied(ping(scene["a1"], CONTAINER))
         assert seen.saw(token)
+
+
+def test_no_packet_is_lost_while_rules_are_loaded_anew(scene: Scene, internet: Internet) -> None:
+    """What the old rules and the new ones let pass. One way only, as fast as can be sent: what was lost is counted by
+    the kernel that it did not arrive at."""
+    with (
+        scene.table(rules("a"), rules("r")) as table,
+        scene["a1"].socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        text, sent, before = render(table), 0, _arrived(scene.lan)
+        with ThreadPoolExecutor(1) as worker:
+            loading = worker.submit(_load_often, text)
+            while not loading.done():
+                sender.sendto(b"", (str(internet.resolvers[0]), PORT + 1))
+                sent += 1
+        loading.result()
+        assert sent > 1000
+        replied(ping(scene["a1"], internet.resolvers[0]))
+        assert _arrived(scene.lan) - before == sent
+
+
+def _arrived(place: Place) -> int:
+    """Datagrams that came to that place, whether anybody there takes them or not."""
+    lines = [line.split() for line in place.run(["cat", "/proc/net/snmp"]).splitlines() if line.startswith("Udp:")]
+    counted = dict(zip(*lines, strict=True))
+    return int(counted["InDatagrams"]) + int(counted["NoPorts"])
 
 
 def _load_often(text: str) -> None:

@@ -17,7 +17,7 @@ from ai_how.errors import HostError, NotOurs
 from ai_how.host import memory, nftables
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import firewall
-from ai_how.resources.firewall import TABLE, ClusterRules, FirewallTable
+from ai_how.resources.firewall import NEXT, TABLE, ClusterRules, FirewallTable
 from ai_how.resources.ruleset import FAMILIES, render
 from ai_how.spec.policy import Exposure, Port
 
@@ -115,10 +115,10 @@ def test_rules_that_were_remembered_can_be_loaded_by_nft_alone(loaded: Libvirt) 
     """As after a restart of the host, where the hook loads them before anything of Python has run."""
     for family in FAMILIES:
         run("nft", "delete", "table", family, TABLE)
-    run("nft", "-j", "-f", str(memory.DIRECTORY / nftables.RULES))
-    assert firewall.observe(loaded, "") == [WANT]
-    run("nft", "-j", "-f", str(memory.DIRECTORY / nftables.RULES))
-    assert firewall.observe(loaded, "") == [WANT]
+    for _ in range(2):
+        for transaction in (memory.DIRECTORY / nftables.RULES).read_text().splitlines():
+            subprocess.run(["nft", "-j", "-f", "-"], input=transaction, text=True, check=True)
+        assert firewall.observe(loaded, "") == [WANT]
 
 
 def test_rules_that_nft_lists_can_be_loaded_again_from_a_file_by_people(loaded: Libvirt) -> None:
@@ -152,24 +152,44 @@ def test_killed_between_loading_and_remembering_the_next_run_loads_again(loaded:
     assert firewall.observe(loaded, "") == [WANT]
 
 
+@pytest.mark.parametrize("transactions", [1, 2])
+def test_killed_while_loading_the_next_run_loads_again_or_removes_all_of_it(
+    libvirt: Libvirt, transactions: int
+) -> None:
+    nftables.load("".join(render(WANT).splitlines(keepends=True)[:transactions]))
+    for act in (firewall.create, firewall.remove):
+        (seen,) = firewall.observe(libvirt, "")
+        assert not seen.intact
+        assert firewall.foreign(libvirt, [TABLE]) == {}
+        act(libvirt, WANT)
+        assert firewall.observe(libvirt, "") == ([WANT] if act is firewall.create else [])
+        assert (NEXT in run("nft", "list", "tables")) is False
+        nftables.load("".join(render(WANT).splitlines(keepends=True)[:transactions]))
+    firewall.remove(libvirt, WANT)
+    assert TABLE not in run("nft", "list", "tables")
+
+
+@pytest.mark.parametrize("name", [TABLE, NEXT])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_table_of_our_name_that_is_not_ours_is_named_and_never_touched(libvirt: Libvirt, family: str) -> None:
-    run("nft", f"add table {family} {TABLE}; add chain {family} {TABLE} theirs")
-    theirs = run("nft", "list", "table", family, TABLE)
+def test_a_table_of_our_name_that_is_not_ours_is_named_and_never_touched(
+    libvirt: Libvirt, family: str, name: str
+) -> None:
+    run("nft", f"add table {family} {name}; add chain {family} {name} theirs")
+    theirs = run("nft", "list", "table", family, name)
     try:
         assert firewall.observe(libvirt, "") == []
-        removal = f"nft delete table {family} {TABLE}"
-        words = f"a table {family} {TABLE} that ai-how did not make (what removes it: {removal})"
+        removal = f"nft delete table {family} {name}"
+        words = f"a table {family} {name} that ai-how did not make (what removes it: {removal})"
         assert firewall.foreign(libvirt, [TABLE]) == {TABLE: words}
-        with pytest.raises(NotOurs, match=f"a table {family} {TABLE}"):
+        with pytest.raises(NotOurs, match=f"a table {family} {name}"):
             firewall.create(libvirt, WANT)
         firewall.remove(libvirt, WANT)
-        assert run("nft", "list", "table", family, TABLE) == theirs
+        assert run("nft", "list", "table", family, name) == theirs
         assert [line for line in run("nft", "list", "tables").splitlines() if TABLE in line] == [
-            f"table {family} {TABLE}"
+            f"table {family} {name}"
         ]
     finally:
-        run("nft", "delete", "table", family, TABLE)
+        run("nft", "delete", "table", family, name)
 
 
 def test_rules_that_the_kernel_refuses_leave_the_old_ones_in_force(loaded: Libvirt) -> None:

@@ -55,6 +55,7 @@ TABLE = {
         {"add": {"table": {"family": "inet", "name": "ai_how"}}},
     ]
 }
+NONSENSE = '{"nftables": [{"add": {"rule": "nonsense"}}]}'
 
 
 class Host:
@@ -243,8 +244,22 @@ def test_first_run_of_the_hook_shows_that_libvirt_knows_it(host: Host) -> None:
     assert host.hook("known") is True
 
 
-def test_network_of_ours_does_not_start_without_its_rules(hooked: Host) -> None:
-    hooked.remember("firewall.json", '{"nftables": [{"add": {"rule": "nonsense"}}]}')
+def test_rules_are_loaded_one_transaction_after_another_and_not_while_somebody_else_does(hooked: Host) -> None:
+    more = [{"nftables": [{"add": {"table": {"family": family, "name": "ai_how"}}}]} for family in ("arp", "bridge")]
+    hooked.remember("firewall.json", "\n".join(map(json.dumps, (TABLE, *more))))
+    script = f"""
+        flock {memory.DIRECTORY} sh -c 'echo begun; sleep 1; nft list tables' & sleep 0.2
+        {hooked.start("ours")}
+        wait
+    """
+    assert hooked.sh(script) == "begun\n"
+    ours = [each for each in hooked.tables() if each.endswith(" ai_how")]
+    assert ours == [f"table {family} ai_how" for family in ("inet", "arp", "bridge")]
+
+
+@pytest.mark.parametrize("text", [NONSENSE, "", f"{json.dumps(TABLE)}\n{NONSENSE}\n"])
+def test_network_of_ours_does_not_start_without_its_rules(hooked: Host, text: str) -> None:
+    hooked.remember("firewall.json", text)
     said = hooked.fails(hooked.start("ours"))
     assert "its rules cannot be loaded, so network ours is not started" in said
     assert hooked.sh("virsh -q net-list --name; ls /sys/class/net").split() == ["lo", "uplink"]

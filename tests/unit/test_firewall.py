@@ -11,7 +11,8 @@ import pytest
 
 from ai_how.config.terms import Egress, Protocol
 from ai_how.host.nftables import read_digest, read_owners
-from ai_how.resources.firewall import ClusterRules, Denial, FirewallTable, read_table, write_table
+from ai_how.resources.firewall import NEXT, ClusterRules, Denial, FirewallTable, read_table, write_table
+from ai_how.resources.firewall import TABLE as NAME
 from ai_how.resources.ruleset import FAMILIES, MARK, render, render_removal
 from ai_how.spec.policy import Exposure, Port
 
@@ -36,13 +37,18 @@ PEER = ClusterRules("lab", "br-lab", IPv4Network("10.2.0.0/24"), IPv4Address("10
 TABLE = FirewallTable((RULES, PEER), ("eth0",), intact=True)
 
 
+def transactions(text: str) -> list[list[dict[str, Any]]]:
+    return [json.loads(line)["nftables"] for line in text.splitlines()]
+
+
 def commands(text: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(text)["nftables"]
-    return found
+    return [each for one in transactions(text) for each in one]
 
 
-def added(text: str, kind: str) -> list[dict[str, Any]]:
-    return [each["add"][kind] for each in commands(text) if kind in each.get("add", {})]
+def added(text: str, kind: str, table: str = NAME) -> list[dict[str, Any]]:
+    """What of this kind is added to the tables of that name."""
+    every = [each["add"][kind] for each in commands(text) if kind in each.get("add", {})]
+    return [each for each in every if each["table"] == table]
 
 
 def elements(table: FirewallTable, name: str, family: str = "inet") -> list[Any]:
@@ -66,17 +72,42 @@ def test_what_is_no_table_is_refused_with_an_error_that_callers_expect(data: Any
         read_table(data, intact=True)
 
 
-def test_every_family_is_replaced_in_one_transaction_and_carries_the_mark() -> None:
+def test_tables_of_every_family_come_beside_the_old_ones_and_carry_the_mark() -> None:
     text = render(TABLE)
-    tables = [
-        (verb, what["table"]["family"]) for each in commands(text) for verb, what in each.items() if "table" in what
+    said = [
+        [(verb, what["table"]["name"]) for each in one for verb, what in each.items() if "table" in what]
+        for one in transactions(text)
     ]
-    assert tables == [(verb, family) for family in FAMILIES for verb in ("add", "delete", "add")]
-    assert [each["family"] for each in added(text, "chain") if each["name"] == MARK] == list(FAMILIES)
+    replaced, removed = ("add", "delete", "add"), ("add", "delete")
+    assert said == [
+        [(verb, name) for _ in FAMILIES for verb in verbs]
+        for verbs, name in ((replaced, NEXT), (replaced, NAME), (removed, NEXT))
+    ]
+    for name in (NEXT, NAME):
+        assert [each["family"] for each in added(text, "chain", name) if each["name"] == MARK] == list(FAMILIES)
+    assert json.dumps(added(text, "rule", NEXT)).replace(NEXT, NAME) == json.dumps(added(text, "rule"))
+
+
+def test_no_chain_that_packets_enter_comes_together_with_a_set_that_is_looked_into() -> None:
+    """The kernel fills some kinds of sets a moment after the rules of the same transaction are in force."""
+    entered = 0
+    for one in transactions(render(TABLE)):
+        new = [each["add"] for each in one if "add" in each]
+        chains = [each["chain"] for each in new if "hook" in each.get("chain", {})]
+        enters = {(each["family"], each["table"], each["name"]) for each in chains}
+        sets = {(each[kind]["family"], each[kind]["table"]) for each in new for kind in ("set", "map") if kind in each}
+        assert sets & {(family, table) for family, table, _ in enters} == set()
+        rules = [each["rule"] for each in new if "rule" in each]
+        first = [each["expr"] for each in rules if (each["family"], each["table"], each["chain"]) in enters]
+        assert '"set":' not in json.dumps(first)
+        entered += len(enters)
+    assert entered == 2 * len([each for each in added(render(TABLE), "chain") if "hook" in each])
 
 
 def test_removal_also_works_where_a_table_is_gone() -> None:
-    assert [next(iter(each)) for each in commands(render_removal(["inet", "arp"]))] == ["add", "delete"] * 2
+    ours = [("inet", NAME), ("arp", NEXT)]
+    said = [(verb, what["table"]) for each in commands(render_removal(ours)) for verb, what in each.items()]
+    assert said == [(verb, {"family": family, "name": name}) for family, name in ours for verb in ("add", "delete")]
 
 
 def test_every_rule_that_denies_has_a_counter_and_a_word_and_every_word_is_used() -> None:
@@ -144,12 +175,16 @@ table inet ai_how {{
 }}
 table arp ai_how {{
 }}
+table inet ai_how_next {{
+	chain {MARK} {{
+	}}
+}}
 table bridge another {{
 	chain {MARK} {{
 	}}
 }}
 """
-    assert read_owners(text) == {"inet": True, "arp": False}
+    assert read_owners(text) == {("inet", "ai_how"): True, ("arp", "ai_how"): False, ("inet", "ai_how_next"): True}
     assert read_owners("") == {}
 
 

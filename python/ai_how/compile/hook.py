@@ -45,8 +45,18 @@ if [ "$2" = start ]; then
         echo "ai-how: its rules are gone, so network $1 is not started. ai-how up makes them anew" >&2
         exit 1
     fi
-    nft -j -f "$memory/firewall.json" > /dev/null && exit 0
-    echo "ai-how: its rules cannot be loaded, so network $1 is not started. Try: nft -j -f $memory/firewall.json" >&2
+    # One transaction after another: so the rules of clusters that run are replaced without a packet lost. Not while
+    # somebody else does the same.
+    exec 9< "$memory"
+    flock -w 30 9
+    lines=$(grep -c '' "$memory/firewall.json")
+    number=0
+    while [ "$number" -lt "$lines" ]; do
+        number=$((number + 1))
+        sed -n "${{number}}p" "$memory/firewall.json" | nft -j -f - > /dev/null || lines=0
+    done
+    [ "$lines" -eq 0 ] || exit 0
+    echo "ai-how: its rules cannot be loaded, so network $1 is not started. ai-how up makes them anew" >&2
     exit 1
 fi
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,23 @@ def forget(name: str) -> None:
         raise _trouble(name, error) from error
     with _ONE, contextlib.suppress(OSError):  # not empty, or gone
         DIRECTORY.rmdir()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Keep libvirt's hook, which also loads what is remembered, waiting meanwhile (compile/hook.py). Needs root. Raises
+    HostError."""
+    try:
+        with _ONE:
+            DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+            handle = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _trouble("", error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def tidy() -> None:

@@ -10,21 +10,23 @@ from collections.abc import Sequence
 
 from ai_how.errors import HostError
 from ai_how.host.process import output
-from ai_how.resources.firewall import TABLE
+from ai_how.resources.firewall import NEXT, TABLE
 from ai_how.resources.ruleset import MARK
 
 #: Where administrators' programs are, which a root shell made by `su` does not search.
 SEARCH = "/usr/sbin:/sbin"
 
-#: What of our memory (host/memory.py) holds our tables, for `nft -j -f`.
+#: What of our memory (host/memory.py) holds our tables, for `load`.
 RULES = "firewall.json"
 
 _PASSING = re.compile(r', "handle": \d+|"counter": \{[^}]*\}|\{"metainfo": [^}]*\}')
 
 
 def load(text: str) -> None:
-    """Carry out the commands in `text`, all or none. Raises HostError."""
-    output([_nft(), "-j", "-f", "-"], text=text, timeout=60)
+    """Carry out the transactions in `text`, a line each, up to the first that is refused, which does nothing. Raises
+    HostError."""
+    for transaction in text.splitlines():
+        output([_nft(), "-j", "-f", "-"], text=transaction, timeout=60)
 
 
 def run(words: Sequence[str]) -> str:
@@ -53,17 +55,18 @@ def is_installed() -> bool:
     return _find() is not None
 
 
-def read_owners(text: str) -> dict[str, bool]:
-    """The families that have a table of our name, and whether it carries our mark, of what `list_chains` said."""
-    found: dict[str, bool] = {}
-    within = ""
+def read_owners(text: str) -> dict[tuple[str, str], bool]:
+    """The families that have a table of our names, with that name, and whether it carries our mark, of what
+    `list_chains` said."""
+    found: dict[tuple[str, str], bool] = {}
+    within = ("", "")
     for words in map(str.split, text.splitlines()):
         match words:
             case ["table", family, name, "{"]:
-                within = family if name == TABLE else ""
-                if within:
+                within = (family, name)
+                if name in (TABLE, NEXT):
                     found[within] = False
-            case ["chain", name, "{"] if within and name == MARK:
+            case ["chain", name, "{"] if within in found and name == MARK:
                 found[within] = True
     return found
 

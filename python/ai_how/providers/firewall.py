@@ -2,6 +2,9 @@
 
 Three things are remembered in host/memory: RULES, the very text that was loaded, so that the network hook can load it
 again with nft alone; and in APPLIED what it was made of, and what the kernel said it held right after.
+
+A kill while it is loaded may leave the tables of the moment in between (NEXT), which deny what they should: that is not
+intact, and goes with the next load.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from ai_how.host import memory, nftables
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.nftables import RULES
 from ai_how.resources.firewall import TABLE, FirewallTable, read_table, write_table
-from ai_how.resources.ruleset import FAMILIES, render, render_removal
+from ai_how.resources.ruleset import FAMILIES, TABLES, render, render_removal
 
 APPLIED = "firewall-applied.json"
 
@@ -29,37 +32,39 @@ def observe(libvirt: Libvirt, cluster: str) -> list[FirewallTable]:
         return [] if applied is None else [_remembered(applied, intact=True)]
     if applied is None and rules is None and not nftables.is_installed():
         return []
-    ours, _ = _families()
+    ours, _ = _tables()
     if not ours and applied is None and rules is None:
         return []
-    seen = {**_digests(ours), RULES: nftables.read_digest(rules or "")}
-    return [_remembered(applied, intact=seen == _digests_of(applied))]
+    whole = all(name == TABLE for _, name in ours)
+    seen = {**_digests(family for family, _ in ours), RULES: nftables.read_digest(rules or "")} if whole else {}
+    return [_remembered(applied, intact=whole and seen == _digests_of(applied))]
 
 
 def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
-    """A table of our name, in any family of ours, that somebody else made. Raises HostError where nft is missing."""
+    """A table of our names, in any family of ours, that somebody else made. Raises HostError where nft is missing."""
     if TABLE not in names or not memory.is_root():
         return {}
-    _, others = _families()
+    _, others = _tables()
     return {TABLE: f"{_words(others[0])} (what removes it: {_removal(others)})"} if others else {}
 
 
 def create(libvirt: Libvirt, want: FirewallTable) -> None:
-    """Load all of it in one transaction, in place of what is there of ours."""
-    _, others = _families()
+    """Load all of it, in place of what is there of ours: no packet is lost or let through meanwhile."""
+    _, others = _tables()
     if others:
         raise NotOurs(
             "the firewall is not loaded",
             why=f"there is already {_words(others[0])}",
-            remedy=f"Look at it: nft list table {others[0]} {TABLE}\nWhat removes it: {_removal(others)}",
+            remedy=f"Look at it: nft list table {' '.join(others[0])}\nWhat removes it: {_removal(others)}",
         )
     text = render(want)
-    nftables.load(text)
-    # A kill from here on leaves digests of an older table behind: not intact, and loaded again.
-    memory.remember_text(RULES, text)
-    memory.remember(
-        APPLIED, {**write_table(want), "digests": {**_digests(FAMILIES), RULES: nftables.read_digest(text)}}
-    )
+    with memory.alone():
+        nftables.load(text)
+        # A kill from here on leaves digests of an older table behind: not intact, and loaded again.
+        memory.remember_text(RULES, text)
+        memory.remember(
+            APPLIED, {**write_table(want), "digests": {**_digests(FAMILIES), RULES: nftables.read_digest(text)}}
+        )
 
 
 def change(libvirt: Libvirt, have: FirewallTable, want: FirewallTable) -> None:
@@ -71,17 +76,17 @@ def change(libvirt: Libvirt, have: FirewallTable, want: FirewallTable) -> None:
 
 def remove(libvirt: Libvirt, have: FirewallTable) -> None:
     """Delete our tables of all families, and what was remembered."""
-    ours, _ = _families()
+    ours, _ = _tables()
     if ours:
         nftables.load(render_removal(ours))
     memory.forget(RULES)
     memory.forget(APPLIED)
 
 
-def _families() -> tuple[list[str], list[str]]:
-    """The families with a table of our name: ours, and those of others."""
+def _tables() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The tables of our names, as family and name: ours, and those of others."""
     found = nftables.read_owners(nftables.list_chains())
-    there = [each for each in FAMILIES if each in found]
+    there = [each for each in TABLES if each in found]
     return [each for each in there if found[each]], [each for each in there if not found[each]]
 
 
@@ -101,9 +106,9 @@ def _remembered(applied: Any, *, intact: bool) -> FirewallTable:
         return FirewallTable((), (), intact=False)
 
 
-def _removal(families: Iterable[str]) -> str:
-    return "; ".join(f"nft delete table {each} {TABLE}" for each in families)
+def _removal(tables: Iterable[tuple[str, str]]) -> str:
+    return "; ".join(f"nft delete table {family} {name}" for family, name in tables)
 
 
-def _words(family: str) -> str:
-    return f"a table {family} {TABLE} that ai-how did not make"
+def _words(table: tuple[str, str]) -> str:
+    return f"a table {' '.join(table)} that ai-how did not make"

@@ -1,4 +1,4 @@
-"""The firewall of all clusters of a host: one nftables table for each family it needs, loaded as a whole (nft(8))."""
+"""The firewall of all clusters of a host: one nftables table for each family it needs, replaced as a whole (nft(8))."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from ai_how.spec.policy import Egress, Exposure, Port
 
 #: The name of our tables, of every family.
 TABLE = "ai_how"
+
+#: How they are called for the moment in which new ones take over (resources/ruleset.py).
+NEXT = f"{TABLE}_next"
 
 #: How the tables are called that follow a packet for a moment (probe/tracer.py), before the number of their process.
 TRACES = f"{TABLE}_trace_"

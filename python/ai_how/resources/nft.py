@@ -60,33 +60,45 @@ def look_up(key: Expression, table: str) -> Expression:
 
 
 class Table:
-    """The commands that make one table, in the order that nft wants: chains and sets before the rules that use them."""
+    """The commands that make one table, in the order that nft wants: chains and sets before the rules that use them.
+
+    In two parts: what no packet comes to by itself, and the chains that packets enter.
+    """
 
     def __init__(self, family: str, name: str, comment: str) -> None:
         self._place = {"family": family, "table": name}
-        own = {"family": family, "name": name}
-        # Deleting what is not there fails, so it is added first: the old table goes and the new one comes in one
-        # transaction, whatever was there.
-        self._opening: list[Command] = [
-            {"add": {"table": own}},
-            {"delete": {"table": own}},
-            {"add": {"table": {**own, "comment": comment}}},
-        ]
+        self._own = {"family": family, "name": name}
+        self._comment = comment
         self._chains: list[Command] = []
         self._sets: list[Command] = []
         self._rules: list[Command] = []
+        self._entrances: list[Command] = []
+        self._first_rules: list[Command] = []
 
     @property
-    def commands(self) -> list[Command]:
-        return [*self._opening, *self._chains, *self._sets, *self._rules]
+    def inert(self) -> list[Command]:
+        """A new table in place of whatever is there, with all but its entrances."""
+        new = {"add": {"table": {**self._own, "comment": self._comment}}}
+        return [*self.removal, new, *self._chains, *self._sets, *self._rules]
+
+    @property
+    def entrances(self) -> list[Command]:
+        """What is added to the table so that packets enter it."""
+        return [*self._entrances, *self._first_rules]
+
+    @property
+    def removal(self) -> list[Command]:
+        """Deleting what is not there fails, so it is added first."""
+        return [{verb: {"table": self._own}} for verb in ("add", "delete")]
 
     def chain(self, name: str, *rules: Sequence[Statement] | Command, **hook: object) -> None:
         """A chain with its rules; `hook` are type, hook and prio of one that packets enter by themselves."""
+        chains, behind = (self._entrances, self._first_rules) if hook else (self._chains, self._rules)
         base = {**hook, "policy": "accept"} if hook else {}
-        self._chains.append({"add": {"chain": {**self._place, "name": name, **base}}})
+        chains.append({"add": {"chain": {**self._place, "name": name, **base}}})
         for each in rules:
             rule = each if isinstance(each, dict) else {"expr": list(each)}
-            self._rules.append({"add": {"rule": {**self._place, "chain": name, **rule}}})
+            behind.append({"add": {"rule": {**self._place, "chain": name, **rule}}})
 
     def set(self, name: str, kind: str | Sequence[str], elements: Iterable[object], *, interval: bool = False) -> None:
         self._sets.append({"add": {"set": self._data(name, kind, elements, interval)}})

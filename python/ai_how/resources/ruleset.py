@@ -1,22 +1,30 @@
 """The firewall table as nftables' JSON: static chains, and sets that hold what is different from host to host.
 
 Our chains come before everybody else's filter chains and only ever deny more: what they accept, libvirt's and others'
-may still deny. Everything is loaded in one transaction, so no packet passes in between.
+may still deny.
+
+New rules take over from old ones without a packet lost or let through. One transaction does not see to that: the kernel
+fills some kinds of sets a moment after it has put the rules in force that look into them (nft_set_pipapo.c, `commit`).
+So nothing that a packet enters comes into force together with sets.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from ai_how.resources import nft
-from ai_how.resources.firewall import TABLE, ClusterRules, Denial, FirewallTable
+from ai_how.resources.firewall import NEXT, TABLE, ClusterRules, Denial, FirewallTable
 from ai_how.resources.nft import ACCEPT, DROP, REJECT, concat, match, meta, one_of, payload, prefix
 from ai_how.spec.policy import Egress
 
 #: The families that have a table of ours.
 FAMILIES = ("inet", "arp", "bridge")
+
+#: All tables of ours that there may be, as family and name.
+TABLES = tuple(itertools.product(FAMILIES, (TABLE, NEXT)))
 
 #: The chain without rules whose presence makes a table ours. It outlives a flush, which rules do not, and a table's
 #: comment is not shown by nft 1.0.6.
@@ -51,25 +59,40 @@ _TAGS = (0x8100, 0x88A8)
 
 
 def render(table: FirewallTable) -> str:
-    """The text for `nft -j -f -` that replaces all our tables."""
-    clusters = table.clusters
-    tables = (_inet(clusters, table.uplinks), _arp(clusters), _bridge(clusters))
-    return _text(command for each in tables for command in each.commands)
+    """What replaces all our tables: transactions for `nft -j -f -`, a line each, to be carried out one after another.
 
-
-def render_removal(families: Iterable[str]) -> str:
-    """The text for `nft -j -f -` that removes our tables of `families`, also where they are gone already."""
-    return _text(
-        {verb: {"table": {"family": family, "name": TABLE}}} for family in families for verb in ("add", "delete")
+    The new rules are first laid beside the old ones, under another name and where no packet comes by; then packets
+    enter there, and the same is laid under the name that stays; then packets enter that.
+    """
+    beside, own = _tables(table, NEXT), _tables(table, TABLE)
+    return "".join(
+        (
+            _transaction(each.inert for each in beside),
+            _transaction((*each.entrances, *same.inert) for each, same in zip(beside, own, strict=True)),
+            _transaction((*same.entrances, *each.removal) for each, same in zip(beside, own, strict=True)),
+        )
     )
 
 
-def _text(commands: Iterable[nft.Command]) -> str:
-    return json.dumps({"nftables": list(commands)}) + "\n"
+def render_removal(tables: Iterable[tuple[str, str]]) -> str:
+    """The transaction for `nft -j -f -` that removes these, given as family and name, also where they are gone."""
+    return _transaction(_table(family, name).removal for family, name in tables)
 
 
-def _table(family: str) -> nft.Table:
-    table = nft.Table(family, TABLE, "ai-how 1")
+def _transaction(commands: Iterable[Iterable[nft.Command]]) -> str:
+    return json.dumps({"nftables": [command for each in commands for command in each]}) + "\n"
+
+
+def _tables(table: FirewallTable, name: str) -> tuple[nft.Table, ...]:
+    return (
+        _inet(name, table.clusters, table.uplinks),
+        _arp(name, table.clusters),
+        _bridge(name, table.clusters),
+    )
+
+
+def _table(family: str, name: str) -> nft.Table:
+    table = nft.Table(family, name, "ai-how 1")
     table.chain(MARK)
     return table
 
@@ -78,9 +101,9 @@ def _deny(word: Denial, verdict: nft.Statement, *matches: nft.Statement) -> nft.
     return {"expr": [*matches, {"counter": None}, verdict], "comment": str(word)}
 
 
-def _inet(clusters: Iterable[ClusterRules], uplinks: Iterable[str]) -> nft.Table:
-    table = _table("inet")
-    _sets(table, tuple(clusters), uplinks)
+def _inet(name: str, clusters: tuple[ClusterRules, ...], uplinks: Iterable[str]) -> nft.Table:
+    table = _table("inet", name)
+    _sets(table, clusters, uplinks)
     _forward(table)
     _input(table)
     _nat(table)
@@ -285,9 +308,9 @@ def _sets(table: nft.Table, clusters: tuple[ClusterRules, ...], uplinks: Iterabl
     table.set("exposed", (*place, *port), (concat(*each) for each in sorted(targets)))
 
 
-def _arp(clusters: Iterable[ClusterRules]) -> nft.Table:
+def _arp(name: str, clusters: tuple[ClusterRules, ...]) -> nft.Table:
     """The host answers on a bridge for addresses of its network alone; by itself it answers for all it has."""
-    table = _table("arp")
+    table = _table("arp", name)
     table.set("bridges", "ifname", (each.bridge for each in clusters))
     _set_of_sources(table, clusters)
     sought = concat(_IN, payload("arp", "daddr ip"))
@@ -301,10 +324,10 @@ def _arp(clusters: Iterable[ClusterRules]) -> nft.Table:
     return table
 
 
-def _bridge(clusters: Iterable[ClusterRules]) -> nft.Table:
+def _bridge(name: str, clusters: tuple[ClusterRules, ...]) -> nft.Table:
     """What passes between the ports of a bridge. Not every kernel can tell here which bridge it is
     (CONFIG_NFT_BRIDGE_META), so what is ours is known by our addresses."""
-    table = _table("bridge")
+    table = _table("bridge", name)
     networks = _whole(each.subnet for each in clusters)
     macs = sorted({int(mac.replace(":", ""), 16) for each in clusters for mac in each.macs})
     table.set("gateways", "ipv4_addr", sorted({str(each.gateway) for each in clusters}))
@@ -321,8 +344,9 @@ def _bridge(clusters: Iterable[ClusterRules]) -> nft.Table:
         table.chain("from_node", _deny(Denial.ROGUE_ROUTER, DROP, match(_SENDER_MAC, one_of(*macs))))
         says_a_router = match(payload("icmpv6", "type"), one_of("nd-router-advert", "nd-redirect"))
         rogue.extend({"expr": [ipv6, each, nft.jump("from_node")]} for each in (says_a_router, answers6))
+    table.chain("forward", (nft.jump("between_ports"),), type="filter", hook="forward", prio=_BEFORE_OTHERS)
     table.chain(
-        "forward",
+        "between_ports",
         # A tag of no VLAN before another one means nothing but to hide what follows.
         _deny(
             Denial.HIDDEN_FRAME, DROP, match(_TAG, one_of(*_TAGS)), match(_VLAN, 0), match(_AFTER_TAG, one_of(*_TAGS))
@@ -330,9 +354,6 @@ def _bridge(clusters: Iterable[ClusterRules]) -> nft.Table:
         _deny(Denial.FALSE_GATEWAY, DROP, arp, match(payload("arp", "saddr ip"), "@gateways")),
         _deny(Denial.FALSE_GATEWAY, DROP, ipv4, match(_SOURCE, "@gateways")),
         *rogue,
-        type="filter",
-        hook="forward",
-        prio=_BEFORE_OTHERS,
     )
     return table
 

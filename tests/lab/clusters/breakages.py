@@ -15,13 +15,13 @@ from pathlib import Path
 from tests.lab.clusters.proof import Scene
 from tests.lab.firewall_scene import forget_neighbours
 
+from ai_how.host import memory, nftables
 from ai_how.probe.endpoint import LINK, attached
 
 #: Breaks something for the length of a `with` block.
 Breaks = Callable[[Scene], AbstractContextManager[object]]
 
 DNSMASQ = Path("/var/lib/libvirt/dnsmasq")
-RULES = "/var/lib/ai-how/firewall.json"
 
 #: Nobody's MAC.
 STRANGER = "52:54:00:ff:00:01"
@@ -31,6 +31,11 @@ def sh(*words: str) -> str:
     ran = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"{' '.join(words)}: {ran.stderr}"
     return ran.stdout
+
+
+def load_rules() -> None:
+    """As the network hook does it."""
+    nftables.load(memory.recall_text(nftables.RULES) or "")
 
 
 def rules(*lines: str) -> Breaks:
@@ -45,7 +50,7 @@ def rules(*lines: str) -> Breaks:
                 sh("nft", line)
             yield
         finally:
-            sh("nft", "-j", "-f", RULES)
+            load_rules()
 
     return broken
 
@@ -64,7 +69,7 @@ def without_rule(comment: str, *chains: str) -> Breaks:
                     sh("nft", "delete", "rule", "inet", "ai_how", chain, "handle", handle)
             yield
         finally:
-            sh("nft", "-j", "-f", RULES)
+            load_rules()
 
     return broken
 

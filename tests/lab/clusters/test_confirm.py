@@ -476,7 +476,9 @@ def test_a_change_of_subnet_that_a_guest_does_not_follow_is_undone_and_the_guest
     before = look("pair")
     assert before.network is not None
     (node,) = before.network.reservations
-    in_guest("pair-controller", "/bin/sh", "-c", "kill -STOP $(pidof udhcpc)")
+    # Not before it has what it asked for when its link was last there: it would stay without an address.
+    settled = 'until [ "$(cat /run/asked)" = "$(cat /sys/class/net/eth0/carrier_changes)" ]; do sleep 0.2; done'
+    in_guest("pair-controller", "/bin/sh", "-c", f"{settled}; kill -STOP $(pidof udhcpc)")
     assert answering(before.network.bridge, [node.ip], 10) == {node.ip}
     moved = alive | {"network": alive["network"] | {"subnet": "10.46.0.0/24"}}
     manager = HPCClusterManager(configuration(nodes=1, **moved), folder / "cluster_state.json")

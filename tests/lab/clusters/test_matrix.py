@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lab.clusters.breakages import load_rules
 from tests.lab.consul_agent import program
 
 from ai_how.config.terms import DnsMode
@@ -81,7 +82,7 @@ def field(libvirt_uri: str, machine_room: None) -> Iterator[Field]:
 def mended() -> Iterator[None]:
     """After the test the rules are loaded again, as the network hook does it."""
     yield
-    subprocess.run(["nft", "-j", "-f", "/var/lib/ai-how/firewall.json"], check=True)
+    load_rules()
 
 
 def cells(found: Matrix, result: Result) -> set[tuple[str, Column]]:

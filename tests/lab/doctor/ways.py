@@ -1089,7 +1089,7 @@ def everything_flushed(_scene: Scene) -> Iterator[None]:
             sh("nft", "flush", "ruleset")
             yield
     finally:
-        sh("nft", "-j", "-f", breakages.RULES)
+        breakages.load_rules()
 
 
 def libvirts_chains_flushed(*tables: str) -> Breaks:

@@ -24,22 +24,25 @@ _WITHIN = 10.0
 #: table for itself: nft 1.0.6 spoils what it prints where another one has flags.
 _LOAD_AND_LIST = """
 import subprocess, sys
-loaded = subprocess.run(["nft", "-j", "-f", "-"])
-if loaded.returncode:
-    sys.exit(loaded.returncode)
+for transaction in sys.stdin:
+    loaded = subprocess.run(["nft", "-j", "-f", "-"], input=transaction, text=True)
+    if loaded.returncode:
+        sys.exit(loaded.returncode)
 for family in sys.argv[2:]:
     subprocess.run(["nft", "-j", "list", "table", family, sys.argv[1]], stderr=subprocess.DEVNULL)
 """
 
 
 def list_as_loaded(text: str) -> str:
-    """nft's JSON of our tables as they are right after `text` (for `nft -j -f`) was loaded, whatever else is in it.
+    """nft's JSON of our tables as they are right after `text` (transactions, a line each) was loaded, whatever else is
+    in it.
 
     Nothing of it touches our own namespace, or remains. Needs root. Raises CommandFailed, or HostError where `text` is
     no JSON.
     """
     try:
-        json.loads(text)
+        for transaction in text.splitlines() or [""]:
+            json.loads(transaction)
     except ValueError as error:  # nft would take it for nothing at all, without a word
         raise HostError("the remembered firewall rules cannot be read", why=str(error)) from error
     python = [sys.executable or "/usr/bin/python3", "-I", "-S", "-c", _LOAD_AND_LIST]
