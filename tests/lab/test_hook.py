@@ -257,7 +257,7 @@ def test_rules_are_loaded_one_transaction_after_another_and_not_while_somebody_e
     assert ours == [f"table {family} ai_how" for family in ("inet", "arp", "bridge")]
 
 
-@pytest.mark.parametrize("text", [NONSENSE, "", f"{json.dumps(TABLE)}\n{NONSENSE}\n"])
+@pytest.mark.parametrize("text", [NONSENSE, "", "nonsense", f"{json.dumps(TABLE)}\n{NONSENSE}\n"])
 def test_network_of_ours_does_not_start_without_its_rules(hooked: Host, text: str) -> None:
     hooked.remember("firewall.json", text)
     said = hooked.fails(hooked.start("ours"))

@@ -356,10 +356,10 @@ def test_whatever_stands_anywhere_in_a_capture_there_is_a_verdict(place: tuple[A
     json.dumps(diagnosis.to_json())
 
 
-def test_rules_that_jump_in_a_circle_are_not_known_and_nothing_is_raised() -> None:
-    circle = {
-        "rule": {"family": "inet", "table": "site", "chain": "forward", "expr": [{"jump": {"target": "forward"}}]}
-    }
-    rules = [*parts()[Part.FIREWALL]["ruleset"][:3], circle]
+def test_rules_that_jump_deeper_than_any_kernel_goes_are_not_known_and_nothing_is_raised() -> None:
+    place = {"family": "inet", "table": "site"}
+    jumps = [{"rule": {**place, "chain": f"c{at}", "expr": [{"jump": {"target": f"c{at + 1}"}}]}} for at in range(5000)]
+    first = {"rule": {**place, "chain": "forward", "expr": [{"jump": {"target": "c0"}}]}}
+    rules = [*parts()[Part.FIREWALL]["ruleset"][:3], first, *jumps]
     diagnosis = judge(capture(firewall={**parts()[Part.FIREWALL], "ruleset": rules}), Question())
     assert "forward-drop-policy" in {each.check for each in diagnosis.unseen}

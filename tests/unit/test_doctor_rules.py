@@ -24,6 +24,7 @@ from ai_how.diagnose.rules import (
     Lack,
     Stopped,
     Way,
+    asking_stopped,
     forwarding_stopped,
     libvirt_rules_missing,
     not_masqueraded,
@@ -306,6 +307,54 @@ def test_the_old_iptables_drops_beside_the_new_one() -> None:
     assert {each.open[0][0] for each in found} == {"iptables-legacy"}
     opened = "".join(f"-A {' '.join(each.open[0][2:])}\n" for each in found)
     assert forwarding_stopped(_firewall(IPTABLES, legacy={"filter": legacy["filter"] + opened}), (NAT,), "uplink") == []
+
+
+def _at(hook: str, *rules: Iterable[dict[str, Any]]) -> Entries:
+    """The same, at another hook."""
+    return [_chain("forward", "accept", SITE, hook=hook), *(_rule("forward", *each, table=SITE) for each in rules)]
+
+
+@pytest.mark.parametrize(
+    ("hook", "match", "stopped"),
+    [
+        ("prerouting", _on("iifname", "virbr0"), {"out"}),
+        ("prerouting", _on("oifname", "uplink"), set()),  # nobody knows yet
+        ("prerouting", _address("daddr", {"prefix": {"addr": "192.168.122.0", "len": 24}}), set()),  # the host's, still
+        ("prerouting", _address("daddr", {"prefix": {"addr": "192.168.123.0", "len": 24}}), {"back"}),
+        ("postrouting", _on("oifname", "uplink"), {"out"}),
+        ("postrouting", _on("oifname", "virbr1"), {"back"}),
+        ("input", _on("iifname", "virbr0"), set()),
+        ("output", _on("oifname", "uplink"), set()),
+    ],
+)
+def test_who_drops_before_or_after_routing_is_named_and_not_opened(
+    hook: str, match: dict[str, Any], stopped: set[str]
+) -> None:
+    way = ROUTE if "virbr1" in str(match) or "123.0" in str(match) else NAT
+    found = forwarding_stopped(_firewall([*IPTABLES, *_at(hook, (match, DROP))]), (way,), "uplink")
+    assert {each.way for each in found} == stopped
+    for each in found:
+        assert (each.owner, each.open, each.undo) == ("the table inet site", (), ())
+        assert each.look == ("nft", "list", "chain", "inet", "site", "forward")
+
+
+def test_who_drops_before_routing_also_stops_what_is_asked_of_the_gateway() -> None:
+    text = "-P PREROUTING ACCEPT\n-A PREROUTING -i virbr0 -j DROP\n"
+    firewall = _firewall(IPTABLES, legacy={"raw": text})
+    assert [each.where for each in asking_stopped(firewall, (NAT,))] == ["iptables-legacy raw PREROUTING"]
+    (found,) = forwarding_stopped(firewall, (NAT,), "uplink")
+    assert found.look == ("iptables-legacy", "-t", "raw", "-S", "PREROUTING")
+
+
+def test_chains_that_lead_to_each_other_again_and_again_cost_no_more_than_once_each() -> None:
+    """As in a bundle that somebody made: without the loops that a kernel refuses, but with 2 to the power of 64 ways."""
+    jumps = [_rule(f"c{at}", {"jump": {"target": f"c{at + 1}"}}, table=SITE) for at in range(64) for _ in range(2)]
+    entries = [*_site(({"jump": {"target": "c0"}},), policy="accept"), *jumps, _rule("c64", DROP, table=SITE)]
+    assert forwarding_stopped(_firewall(entries), (NAT,), "uplink")
+    returning = [*entries[:-1], _rule("c64", {"return": None}, table=SITE)]
+    assert forwarding_stopped(_firewall(returning), (NAT,), "uplink") == []
+    loop = [*entries[:-1], _rule("c64", {"jump": {"target": "c0"}}, table=SITE)]
+    assert forwarding_stopped(_firewall(loop), (NAT,), "uplink") == []
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ MARK = "#!/bin/sh\n# ai-how's network hook:"
 #: Where it says what went wrong after a network had started; libvirt would stop the network if it ended with an error.
 LOG = "/run/ai-how-hook.log"
 
+#: There for a moment: the transaction that it has nft carry out.
+TRANSACTION = "/run/ai-how-hook.rules"
+
 #: There while the libvirt that runs has not seen the hook; it goes with its first run (providers/hook.py).
 UNKNOWN = "/run/ai-how-hook.unknown"
 
@@ -46,15 +49,16 @@ if [ "$2" = start ]; then
         exit 1
     fi
     # One transaction after another: so the rules of clusters that run are replaced without a packet lost. Not while
-    # somebody else does the same.
+    # somebody else does the same. Not by standard input: there nft takes what is no JSON for nothing at all.
     exec 9< "$memory"
     flock -w 30 9
     lines=$(grep -c '' "$memory/firewall.json")
     number=0
     while [ "$number" -lt "$lines" ]; do
         number=$((number + 1))
-        sed -n "${{number}}p" "$memory/firewall.json" | nft -j -f - > /dev/null || lines=0
+        sed -n "${{number}}p" "$memory/firewall.json" > {TRANSACTION} && nft -j -f {TRANSACTION} > /dev/null || lines=0
     done
+    rm -f {TRANSACTION}
     [ "$lines" -eq 0 ] || exit 0
     echo "ai-how: its rules cannot be loaded, so network $1 is not started. ai-how up makes them anew" >&2
     exit 1

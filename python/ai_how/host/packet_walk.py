@@ -115,23 +115,30 @@ def passes(table: Table, chain: str, packet: Packet) -> bool:
 
 def decide(table: Table, chain: str, packet: Packet) -> Verdict:
     """What becomes of `packet` in the base chain `chain`, and what decides it."""
-    verdict = _follow(table, chain, packet)
+    verdict = _follow(table, chain, packet, {})
     if verdict.end is not End.RETURN:
         return verdict
     base = table.bases.get(chain) or table.nats[chain]
     return Verdict(base.policy, chain)
 
 
-def _follow(table: Table, chain: str, packet: Packet) -> Verdict:
-    """Where `packet` ends that enters `chain`. The kernel allows no loops."""
-    for rule in table.rules.get(chain, ()):
-        verdict = _of_rule(table, chain, rule, packet)
-        if verdict is not None:
-            return verdict
-    return Verdict(End.RETURN, chain)
+#: Where the packet ended in the chains that it has been through: it ends there again, whoever sends it there.
+_Known = dict[str, Verdict]
 
 
-def _of_rule(table: Table, chain: str, rule: Rule, packet: Packet) -> Verdict | None:
+def _follow(table: Table, chain: str, packet: Packet, known: _Known) -> Verdict:
+    """Where `packet` ends that enters `chain`."""
+    if chain not in known:
+        known[chain] = Verdict(End.RETURN, chain)  # a loop, which the kernel does not allow, ends
+        for rule in table.rules.get(chain, ()):
+            verdict = _of_rule(table, chain, rule, packet, known)
+            if verdict is not None:
+                known[chain] = verdict
+                break
+    return known[chain]
+
+
+def _of_rule(table: Table, chain: str, rule: Rule, packet: Packet, known: _Known) -> Verdict | None:
     """How the rule ends the packet's way through its chain; None where it goes on, or nobody knows."""
     for expression in rule:
         for kind, value in expression.items():
@@ -140,9 +147,9 @@ def _of_rule(table: Table, chain: str, rule: Rule, packet: Packet) -> Verdict | 
                     return None
             elif kind == "vmap":
                 chosen = _chosen(table, value, packet)
-                return None if chosen is None else _ended(table, chain, rule, chosen, packet)
+                return None if chosen is None else _ended(table, chain, rule, chosen, packet, known)
             elif kind in ("accept", "drop", "reject", "return", "jump", "goto"):
-                return _ended(table, chain, rule, expression, packet)
+                return _ended(table, chain, rule, expression, packet, known)
             elif kind in ("masquerade", "snat"):
                 return Verdict(End.NAT, chain, rule)
             elif kind == "xt":
@@ -163,7 +170,9 @@ def _target_end(name: str | None) -> End | None:
     return End.NAT if name in _NAT_TARGETS else None
 
 
-def _ended(table: Table, chain: str, rule: Rule, verdict: Mapping[str, Any], packet: Packet) -> Verdict | None:
+def _ended(
+    table: Table, chain: str, rule: Rule, verdict: Mapping[str, Any], packet: Packet, known: _Known
+) -> Verdict | None:
     match verdict:
         case {"accept": _}:
             return Verdict(End.ACCEPT, chain, rule)
@@ -172,10 +181,10 @@ def _ended(table: Table, chain: str, rule: Rule, verdict: Mapping[str, Any], pac
         case {"return": _}:
             return Verdict(End.RETURN, chain, rule)
         case {"jump": {"target": target}}:
-            there = _follow(table, target, packet)
+            there = _follow(table, target, packet, known)
             return None if there.end is End.RETURN else there
         case {"goto": {"target": target}}:
-            return _follow(table, target, packet)
+            return _follow(table, target, packet, known)
         case _:
             return None
 

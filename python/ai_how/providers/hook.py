@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ai_how.compile.hook import LOG, MARK, UNKNOWN
+from ai_how.compile.hook import LOG, MARK, TRANSACTION, UNKNOWN
 from ai_how.errors import HostError, NotOurs
 from ai_how.host import daemon, memory
 from ai_how.host.files import half, write_atomically
@@ -91,7 +91,8 @@ def remove(libvirt: Libvirt, have: Hook) -> None:
     path = Path(have.path)
     made = _made(path)
     try:
-        for file in (Path(LOG), Path(UNKNOWN)) if _stranger(path) else (path, Path(LOG), Path(UNKNOWN)):
+        ours = [Path(each) for each in (LOG, UNKNOWN, TRANSACTION)]
+        for file in ours if _stranger(path) else [path, *ours]:
             file.unlink(missing_ok=True)
             half(file).unlink(missing_ok=True)
     except OSError as error:

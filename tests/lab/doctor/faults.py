@@ -329,6 +329,28 @@ FAULTS: tuple[Fault, ...] = (
         ),
         cuts=(ALONE,),
     ),
+    Fault(
+        "forward-drop-policy",
+        ALONE,
+        "before it is routed",
+        ways.lines(
+            f"iptables -t raw -I PREROUTING -i {_BR[ALONE]} -j DROP",
+            back=[f"iptables -t raw -D PREROUTING -i {_BR[ALONE]} -j DROP"],
+        ),
+        cuts=(ALONE,),
+    ),
+    Fault(
+        "forward-drop-policy",
+        ALONE,
+        "after it was routed",
+        ways.lines(
+            "nft add table inet theirs",
+            "nft add chain inet theirs late '{ type filter hook postrouting priority 0; }'",
+            f"nft add rule inet theirs late ip saddr 10.44.1.0/24 oifname uplink drop",
+            back=["nft delete table inet theirs"],
+        ),
+        cuts=(ALONE,),
+    ),
     Fault("nat-missing", DEFAULT, "libvirt's rules were deleted", ways.libvirts_chains_flushed("nat"), cuts=(DEFAULT,)),
     Fault(
         "nat-missing",
@@ -346,19 +368,19 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "isolation-open",
-        CLUSTERS,
+        HOST,
         "our denial was deleted",
         ways.of_clusters(breakages.without_rule("other-cluster", "between")),
     ),
     Fault(
         "isolation-open",
-        CLUSTERS,
+        HOST,
         "a chain of ours was flushed",
         ways.of_clusters(RULES("flush chain inet ai_how to_host")),
     ),
     Fault(
         "isolation-open",
-        (ALONE, LIVE),
+        HOST,
         "two were made peers",
         ways.of_clusters(
             RULES(f"{ADD} peers {{ {_BR[ALONE]} . {_BR[LIVE]}, {_BR[LIVE]} . {_BR[ALONE]} }}"),

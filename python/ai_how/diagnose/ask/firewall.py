@@ -14,6 +14,8 @@ from ai_how.host import iptables, memory, nftables
 from ai_how.host.process import output
 
 _LEGACY = "iptables-legacy"
+#: The tables of iptables that filter or change addresses.
+_READ = ("filter", "nat", "mangle", "raw")
 _LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 
 
@@ -41,7 +43,7 @@ def rules() -> dict[str, Any]:
 def _iptables(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """The tables of iptables among those of nftables, as iptables says them. Others it would bring into being."""
     there = {(each["table"]["family"], each["table"]["name"]) for each in entries if "table" in each}
-    names = [name for name in ("filter", "nat") if ("ip", name) in there]
+    names = [name for name in _READ if ("ip", name) in there]
     try:
         if not names or iptables.variant(output(["iptables", "--version"])) != "nf_tables":
             return {}
@@ -81,6 +83,6 @@ def _legacy() -> dict[str, str]:
     """Only where the old tables are in use: the command would bring them into being."""
     try:
         names = _LEGACY_TABLES.read_text(encoding="ascii").split()
-        return {name: iptables.list_rules(_LEGACY, name) for name in names if name in ("filter", "nat")}
+        return {name: iptables.list_rules(_LEGACY, name) for name in names if name in _READ}
     except (OSError, CommandFailed):
         return {}

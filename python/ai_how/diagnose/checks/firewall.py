@@ -134,7 +134,10 @@ def _opened(networks: Sequence[Network], several: Sequence[Stopped]) -> Fix:
     if all(each.undo for each in others):
         ours = mend(guarded.cluster, guarded.name) if guarded is not None and names else NO_FIX
         return replace(ours, commands=(*ours.commands, *commands), automatic=True, undo=undo)
-    return advice("Open it, as root; and have whoever owns those rules do so for good:", *commands)
+    looks = _once(each.look for each in others if each.look)
+    if not commands:
+        return advice("Look at it, as root; who owns it must take that away, or let these networks pass before:", *looks)
+    return advice("Open it, as root; and have whoever owns those rules do so for good:", *commands, *looks)
 
 
 def _unmarked(command: Command) -> Command:
@@ -175,7 +178,7 @@ def apart(facts: Facts) -> Iterator[Finding]:
         concerned = [each for each in guarded if each.bridge in text] or guarded
         yield Finding(
             "",
-            concerned[0].name if concerned else HOST,
+            concerned[0].name if len(concerned) == 1 else HOST,
             Answer.FAIL,
             "rules that keep clusters apart are gone, or others let through what they deny",
             (*_some(ours.lines), f"networks: {', '.join(each.name for each in concerned)}"),

@@ -261,7 +261,8 @@ def _denies(rule: tuple[str, Mapping[str, Any]]) -> bool:
 
 
 def _means_missing(chain: str, rule: Mapping[str, Any]) -> Change:
-    if rule.get("comment") in _DENIALS or _has(rule, "goto") or "from_node" in words(rule["expr"]):
+    leads_to_denials = _has(rule, "goto") or any(jump in words(rule["expr"]) for jump in ("between_ports", "from_node"))
+    if rule.get("comment") in _DENIALS or leads_to_denials:
         return Change.ISOLATION
     return Change.NAT if _has(rule, "masquerade") else Change.OTHER
 

@@ -19,10 +19,15 @@ from ai_how.diagnose.rules.ways import (
     packets_of,
 )
 from ai_how.host import iptables
-from ai_how.host.packet_walk import End, Table, Verdict, decide, words
+from ai_how.host.packet_walk import End, Packet, Table, Verdict, decide, words
 
 #: The comment of rules that our commands put into tables of others, by which they are found again (`taken_back`).
 COMMENT = "ai-how doctor"
+
+
+#: The hooks before and after routing, and all that what is forwarded passes.
+_ROUTED = ("prerouting", "postrouting")
+_FORWARDED = ("prerouting", "forward", "postrouting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,9 @@ class Stopped:
     are dropped, of tcp, udp and icmp: where it is not all of them, somebody has chosen.
 
     `open` are the commands that let it pass, `undo` those that take exactly that back. A rule in a table of nftables is
-    deleted by its handle, which nobody knows before: there `undo` is empty, and `taken_back` tells it afterwards.
+    deleted by its handle, which nobody knows before: there `undo` is empty, and `taken_back` tells it afterwards. Before
+    and after routing both are empty, as what somebody does there has a purpose that an accept would defeat (addresses
+    are not yet, or no longer, those of nodes); `look` shows the chain.
     """
 
     network: str
@@ -46,6 +53,7 @@ class Stopped:
     protocols: tuple[str, ...]
     open: tuple[Command, ...]
     undo: tuple[Command, ...] = ()
+    look: Command = ()
 
     @property
     def whole(self) -> bool:
@@ -55,7 +63,7 @@ class Stopped:
 
 def forwarding_stopped(firewall: Firewall, ways: Iterable[Way], uplink: str) -> list[Stopped]:
     """Chains that drop what nodes send to the link `uplink`, or what comes back. Nothing where there is no uplink."""
-    chains = filter_chains(firewall, "forward")
+    chains = filter_chains(firewall, *_FORWARDED)
     found: list[Stopped] = []
     for way in ways if uplink else ():
         if way.leads_out:
@@ -69,13 +77,13 @@ def within_stopped(firewall: Firewall, ways: Iterable[Way], calls_iptables: bool
     (`net.bridge.bridge-nf-call-iptables` is 1)."""
     if not calls_iptables:
         return []
-    chains = filter_chains(firewall, "forward")
+    chains = filter_chains(firewall, *_FORWARDED)
     return [each for way in ways for each in _stopped(way, "within", chains, "")]
 
 
 def asking_stopped(firewall: Firewall, ways: Iterable[Way]) -> list[Stopped]:
     """Chains that drop what nodes ask of their gateway: names and addresses. `way` is `asking`."""
-    chains = filter_chains(firewall, "input")
+    chains = filter_chains(firewall, "prerouting", "input")
     return [each for way in ways for each in _stopped(way, "asking", chains, "")]
 
 
@@ -95,12 +103,24 @@ def _stopped(way: Way, direction: str, chains: Iterable[Chain], uplink: str) -> 
     for chain in chains:
         drops: dict[str, Verdict] = {}
         for kind, several in packets.items():
-            verdicts = (decide(chain.table, chain.name, each) for each in several)
+            seen = (_seen_by(chain, way, direction, each) for each in several)
+            verdicts = (decide(chain.table, chain.name, each) for each in seen)
             dropped = next((each for each in verdicts if each.end is End.DROP), None)
             if dropped is not None and not _is_libvirts(chain.table, dropped):
                 drops[kind] = dropped
         if drops:
             yield _found(way, direction, chain, drops, uplink)
+
+
+def _seen_by(chain: Chain, way: Way, direction: str, packet: Packet) -> Packet:
+    """What is known of it there: before routing not where it will go, and of an answer to what was masqueraded not for
+    whom it is."""
+    unknown = set()
+    if chain.hook == "prerouting":
+        unknown = {"oifname"}
+        if direction == "back" and (way.guarded or way.forward == "nat"):
+            unknown.add("daddr")
+    return {key: value for key, value in packet.items() if key not in unknown}
 
 
 def _is_libvirts(table: Table, verdict: Verdict) -> bool:
@@ -115,8 +135,16 @@ def _found(way: Way, direction: str, chain: Chain, drops: Mapping[str, Verdict],
     else:
         inside = f" (in {verdict.chain})" if verdict.chain != chain.name else ""
         why = f"a rule of {chain.where}{inside} drops it: {words(verdict.rule)}"
-    commands, undo = _opening(way, direction, chain, uplink)
-    return Stopped(way.network, direction, _owner(chain, verdict), chain.where, why, tuple(drops), commands, undo)
+    said = (way.network, direction, _owner(chain, verdict), chain.where, why, tuple(drops))
+    if chain.hook in _ROUTED:
+        return Stopped(*said, (), look=_look(chain))
+    return Stopped(*said, *_opening(way, direction, chain, uplink))
+
+
+def _look(chain: Chain) -> Command:
+    if chain.command:
+        return (chain.command, "-t", chain.table.name, "-S", chain.name)
+    return ("nft", "list", "chain", chain.table.family, chain.table.name, chain.name)
 
 
 def _owner(chain: Chain, verdict: Verdict) -> str:

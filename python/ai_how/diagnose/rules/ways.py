@@ -67,6 +67,10 @@ class Chain:
     command: str = ""
 
     @property
+    def hook(self) -> str:
+        return (self.table.bases.get(self.name) or self.table.nats[self.name]).hook
+
+    @property
     def where(self) -> str:
         first = self.command if self.command == LEGACY else self.table.family
         return f"{first} {self.table.name} {self.name}"
@@ -76,16 +80,16 @@ class Chain:
         return (self.table.family, self.table.name) == FIREWALLD
 
 
-def filter_chains(firewall: Firewall, hook: str) -> list[Chain]:
-    """Those that filter at this hook, without our own."""
+def filter_chains(firewall: Firewall, *hooks: str) -> list[Chain]:
+    """Those that filter at these hooks, in their order, without our own."""
     found = [each for each in chains_of(firewall) if each.table.name != TABLE and each.name in each.table.bases]
-    return [each for each in found if each.table.bases[each.name].hook == hook]
+    return [each for hook in hooks for each in found if each.hook == hook]
 
 
 def nat_chains(firewall: Firewall) -> list[Chain]:
     """Those that change the source of what leaves."""
     found = [each for each in chains_of(firewall) if each.name in each.table.nats]
-    return [each for each in found if each.table.nats[each.name].hook == "postrouting"]
+    return [each for each in found if each.hook == "postrouting"]
 
 
 def chains_of(firewall: Firewall) -> Iterator[Chain]:
