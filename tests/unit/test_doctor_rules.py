@@ -347,7 +347,7 @@ def test_who_drops_before_routing_also_stops_what_is_asked_of_the_gateway() -> N
 
 
 def test_chains_that_lead_to_each_other_again_and_again_cost_no_more_than_once_each() -> None:
-    """As in a bundle that somebody made: without the loops that a kernel refuses, but with 2 to the power of 64 ways."""
+    """As in a bundle that somebody made: 2 to the power of 64 ways, without a loop that a kernel would refuse."""
     jumps = [_rule(f"c{at}", {"jump": {"target": f"c{at + 1}"}}, table=SITE) for at in range(64) for _ in range(2)]
     entries = [*_site(({"jump": {"target": "c0"}},), policy="accept"), *jumps, _rule("c64", DROP, table=SITE)]
     assert forwarding_stopped(_firewall(entries), (NAT,), "uplink")

@@ -346,7 +346,7 @@ FAULTS: tuple[Fault, ...] = (
         ways.lines(
             "nft add table inet theirs",
             "nft add chain inet theirs late '{ type filter hook postrouting priority 0; }'",
-            f"nft add rule inet theirs late ip saddr 10.44.1.0/24 oifname uplink drop",
+            "nft add rule inet theirs late ip saddr 10.44.1.0/24 oifname uplink drop",
             back=["nft delete table inet theirs"],
         ),
         cuts=(ALONE,),

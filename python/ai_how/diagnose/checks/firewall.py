@@ -136,7 +136,9 @@ def _opened(networks: Sequence[Network], several: Sequence[Stopped]) -> Fix:
         return replace(ours, commands=(*ours.commands, *commands), automatic=True, undo=undo)
     looks = _once(each.look for each in others if each.look)
     if not commands:
-        return advice("Look at it, as root; who owns it must take that away, or let these networks pass before:", *looks)
+        return advice(
+            "Look at it, as root; who owns it must take that away, or let these networks pass before:", *looks
+        )
     return advice("Open it, as root; and have whoever owns those rules do so for good:", *commands, *looks)
 
 

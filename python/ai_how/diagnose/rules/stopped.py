@@ -40,9 +40,9 @@ class Stopped:
     are dropped, of tcp, udp and icmp: where it is not all of them, somebody has chosen.
 
     `open` are the commands that let it pass, `undo` those that take exactly that back. A rule in a table of nftables is
-    deleted by its handle, which nobody knows before: there `undo` is empty, and `taken_back` tells it afterwards. Before
-    and after routing both are empty, as what somebody does there has a purpose that an accept would defeat (addresses
-    are not yet, or no longer, those of nodes); `look` shows the chain.
+    deleted by its handle, which nobody knows before: there `undo` is empty, and `taken_back` tells it afterwards.
+    Before and after routing both are empty, as what somebody does there has a purpose that an accept would defeat
+    (addresses are not yet, or no longer, those of nodes); `look` shows the chain.
     """
 
     network: str
