@@ -3,8 +3,8 @@
 Three things are remembered in host/memory: RULES, the very text that was loaded, so that the network hook can load it
 again with nft alone; and in APPLIED what it was made of, and what the kernel said it held right after.
 
-A kill while it is loaded may leave the tables of the moment in between (NEXT), which deny what they should: that is not
-intact, and goes with the next load.
+A kill while it is loaded may leave the tables of the moment in between (NEXT), which then are all that denies what it
+should: that is not intact, and goes when the next load is in force.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ai_how.errors import NotOurs
 from ai_how.host import memory, nftables
 from ai_how.host.libvirt import Libvirt
 from ai_how.host.nftables import RULES
-from ai_how.resources.firewall import TABLE, FirewallTable, read_table, write_table
-from ai_how.resources.ruleset import FAMILIES, TABLES, render, render_removal
+from ai_how.resources.firewall import NEXT, TABLE, FirewallTable, read_table, write_table
+from ai_how.resources.ruleset import FAMILIES, TABLES, at_once, render, render_removal
 
 APPLIED = "firewall-applied.json"
 
@@ -50,16 +50,16 @@ def foreign(libvirt: Libvirt, names: Collection[str]) -> Mapping[str, str]:
 
 def create(libvirt: Libvirt, want: FirewallTable) -> None:
     """Load all of it, in place of what is there of ours: no packet is lost or let through meanwhile."""
-    _, others = _tables()
+    ours, others = _tables()
     if others:
         raise NotOurs(
             "the firewall is not loaded",
             why=f"there is already {_words(others[0])}",
             remedy=f"Look at it: nft list table {' '.join(others[0])}\nWhat removes it: {_removal(others)}",
         )
-    text = render(want)
+    text, cut_off = render(want), any(name == NEXT for _, name in ours)
     with memory.alone():
-        nftables.load(text)
+        nftables.load(at_once(text) if cut_off else text)
         # A kill from here on leaves digests of an older table behind: not intact, and loaded again.
         memory.remember_text(RULES, text)
         memory.remember(

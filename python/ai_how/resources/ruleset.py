@@ -74,6 +74,11 @@ def render(table: FirewallTable) -> str:
     )
 
 
+def at_once(text: str) -> str:
+    """The same in one transaction: a packet may be lost, but none is ever without rules, whatever was there."""
+    return _transaction(json.loads(each)["nftables"] for each in text.splitlines())
+
+
 def render_removal(tables: Iterable[tuple[str, str]]) -> str:
     """The transaction for `nft -j -f -` that removes these, given as family and name, also where they are gone."""
     return _transaction(_table(family, name).removal for family, name in tables)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ai_how.diagnose.facts import Firewall
 from ai_how.host.packet_walk import Packet, Table, read_iptables, read_tables
-from ai_how.resources.firewall import TABLE, TRACES
+from ai_how.resources.firewall import NEXT, TABLE, TRACES
 
 #: What is outside: an address that no network of this host has.
 OUTSIDE = IPv4Address("8.8.8.8")
@@ -82,7 +82,8 @@ class Chain:
 
 def filter_chains(firewall: Firewall, *hooks: str) -> list[Chain]:
     """Those that filter at these hooks, in their order, without our own."""
-    found = [each for each in chains_of(firewall) if each.table.name != TABLE and each.name in each.table.bases]
+    others = [each for each in chains_of(firewall) if each.table.name not in (TABLE, NEXT)]
+    found = [each for each in others if each.name in each.table.bases]
     return [each for hook in hooks for each in found if each.hook == hook]
 
 
