@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -233,13 +232,10 @@ def test_without_nft_the_package_to_install_is_named(loaded: Libvirt, monkeypatc
     monkeypatch.undo()
 
 
-def test_rules_of_a_hundred_clusters_cost_less_than_a_second(libvirt: Libvirt) -> None:
-    """Of processor time, ours and nft's, so that what else the machine does is not measured."""
+def test_rules_of_a_hundred_clusters_are_loaded_and_seen(libvirt: Libvirt) -> None:
+    """What that costs is bench/'s business."""
     table = replace(WANT, clusters=tuple(_large(number) for number in range(100)))
-    begin = os.times()
     firewall.create(libvirt, table)
-    end = os.times()
-    assert sum(end[:4]) - sum(begin[:4]) < 1
     assert firewall.observe(libvirt, "") == [table]
 
 

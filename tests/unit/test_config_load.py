@@ -94,9 +94,9 @@ def test_a_file_of_50_mb_is_refused_without_parsing_it(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.write(b"clusters:\n")
         stream.truncate(50_000_000)
-    began = time.perf_counter()
+    began = time.process_time()
     assert "larger than 16 MiB" in refused(path).message
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_an_endless_file_is_refused() -> None:
@@ -144,25 +144,25 @@ def test_tabs_are_explained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opening", ["[\n  ", "{a:\n  ", "- "], ids=["brackets", "braces", "dashes"])
 def test_deep_nesting_is_refused_quickly(tmp_path: Path, opening: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert "nested deeper" in refused(tmp_path / "c.yaml", "clusters: \n  " + opening * 200_000).message
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_a_bomb_of_aliases_is_refused_quickly(tmp_path: Path) -> None:
     lines = ["x-0: &a0 [" + ", ".join(["lol"] * 10) + "]"]
     lines += [f"x-{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 10) + "]" for i in range(1, 12)]
-    began = time.perf_counter()
+    began = time.process_time()
     assert "aliases are expanded" in refused(tmp_path / "c.yaml", "\n".join(lines)).message
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_bomb_of_merges_is_refused_quickly(tmp_path: Path) -> None:
     keys = ", ".join(f"k{i}: 1" for i in range(5000))
     text = f"x-a: &a {{{keys}}}\nx-b:\n" + "".join("  - {<<: *a}\n" for _ in range(2000))
-    began = time.perf_counter()
+    began = time.process_time()
     assert "aliases are expanded" in refused(tmp_path / "c.yaml", text).message
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_duplicate_keys_are_errors_with_both_places(tmp_path: Path) -> None:

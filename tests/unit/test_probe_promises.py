@@ -201,9 +201,9 @@ def test_running_machines_are_targets_of_stand_ins() -> None:
 
 def test_of_ten_thousand_nodes_a_sample_is_tried_and_that_is_said() -> None:
     many = parties({}, nodes=10_000, subnet=16)
-    begin = time.monotonic()
+    begin = time.process_time()
     found = whole(many, (), ABOUT)
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
     assert found.left_out == "a sample: without 9936 of the 10000 nodes of c0; all of them with --all"
     assert len(only(found, Owner)) == 1 + 64
     assert len(quick(many, (), ABOUT).expectations) < 100
