@@ -167,41 +167,29 @@ def network(name: str, number: int, *, first: int = 10, last: int = 99, inside: 
   <o:options>{set_}</o:options></network>
 """
 
-    @contextmanager
-    def there(scene: Scene) -> Iterator[None]:
-        sh("virsh", "net-create", write(scene.folder, text))
-        try:
-            yield
-        finally:
-            sh("virsh", "net-destroy", name)
-
-    return there
+    return _one_more(name, text, "net-create", "net-destroy")
 
 
 def running(name: str, network: str, mac: str, *, kind: str = "qemu", boot: str = "hd") -> Breaks:
     """One more machine that runs. Without a disk it does nothing."""
-
-    @contextmanager
-    def there(scene: Scene) -> Iterator[None]:
-        sh("virsh", "create", write(scene.folder, machine_xml(name, network, mac, kind=kind, boot=boot)))
-        try:
-            yield
-        finally:
-            sh("virsh", "destroy", name)
-
-    return there
+    return _one_more(name, machine_xml(name, network, mac, kind=kind, boot=boot), "create", "destroy")
 
 
 def defined(name: str, network: str, mac: str, *, kind: str = "qemu", emulator: str = "") -> Breaks:
     """One more machine that does not run."""
+    return _one_more(name, machine_xml(name, network, mac, kind=kind, emulator=emulator), "define", "undefine")
+
+
+def _one_more(name: str, text: str, come: str, go: str) -> Breaks:
+    """What `virsh come` makes of this XML, as long as it is there."""
 
     @contextmanager
     def there(scene: Scene) -> Iterator[None]:
-        sh("virsh", "define", write(scene.folder, machine_xml(name, network, mac, kind=kind, emulator=emulator)))
+        sh("virsh", come, write(scene.folder, text))
         try:
             yield
         finally:
-            sh("virsh", "undefine", name)
+            sh("virsh", go, name)
 
     return there
 
