@@ -14,6 +14,7 @@ from ai_how.compile.hook import HOOK, LOG
 from ai_how.host import memory
 from ai_how.lab import Lab
 from ai_how.resources.base import METADATA
+from ai_how.resources.firewall import NEXT
 from ai_how.resources.hook import PATH
 from ai_how.resources.policy import write_policy
 from ai_how.spec.policy import Firewall, Policy
@@ -255,6 +256,25 @@ def test_rules_are_loaded_one_transaction_after_another_and_not_while_somebody_e
     assert hooked.sh(script) == "begun\n"
     ours = [each for each in hooked.tables() if each.endswith(" ai_how")]
     assert ours == [f"table {family} ai_how" for family in ("inet", "arp", "bridge")]
+
+
+def test_tables_that_somebody_who_was_killed_has_left_in_force_go_with_what_replaces_them(hooked: Host) -> None:
+    """All of it at once: line by line they would go before anything else is in force."""
+    left = {"family": "inet", "name": NEXT}
+    more = [
+        {"nftables": [{"add": {"table": {"family": "arp", "name": "ai_how"}}}]},
+        {"nftables": [{"delete": {"table": left}}]},
+    ]
+    hooked.remember("firewall.json", "".join(f"{json.dumps(each)}\n" for each in (TABLE, *more)))
+    hooked.sh(f"nft add table inet {NEXT}")
+    hooked.sh(hooked.start("ours"))
+    assert [each for each in hooked.tables() if "ai_how" in each] == [
+        f"table {each} ai_how" for each in ("inet", "arp")
+    ]
+    hooked.sh(f"virsh net-destroy ours; nft add table inet {NEXT}")
+    hooked.remember("firewall.json", f"{json.dumps(more[1])}\n{NONSENSE}\n")
+    assert "its rules cannot be loaded" in hooked.fails(hooked.start("ours"))
+    assert f"table inet {NEXT}" in hooked.tables(), "what was in force is gone"
 
 
 @pytest.mark.parametrize("text", [NONSENSE, "", "nonsense", f"{json.dumps(TABLE)}\n{NONSENSE}\n"])

@@ -32,6 +32,7 @@ from tests.unit.doctor_facts import (
 
 from ai_how.compile.hook import HOOK
 from ai_how.diagnose.catalogue import CATALOGUE
+from ai_how.diagnose.causes import conclude
 from ai_how.diagnose.checks import run
 from ai_how.diagnose.checks.base import CHECKS, Check
 from ai_how.diagnose.facts import Drift, Facts, Firewall, Forwarder, Kvm, Libvirt, Listener, Memory, Part
@@ -391,6 +392,37 @@ def test_a_bridge_of_others_that_a_network_only_uses_is_not_judged() -> None:
         assert answers(identifier, known) == []
 
 
+def test_a_bridge_of_the_host_that_is_gone_is_the_cause_and_nothing_is_repaired_by_itself() -> None:
+    bridged = network("hb", forward="bridge", bridge="hostbr", gateway=None, dns=False, ranges=())
+    known = facts(bridged, machines=(machine("node", nic("hb")),), links=links(link("vnet0", "tun")))
+    found = [each for each in run(known, Question()) if each.answer is FAIL]
+    assert sorted((each.check, each.network, each.fix.automatic) for each in found) == [
+        ("bridge-missing", "hb", False),
+        ("vm-tap-detached", "hb", False),
+    ]
+    (cause,) = conclude(Question(), found).causes
+    assert (cause.id, cause.fix.commands) == (
+        "bridge-missing",
+        (("ip", "link", "set", "dev", "vnet0", "master", "hostbr"),),
+    )
+    there = replace(known, links=links(link("hostbr"), link("vnet0", "tun", master="hostbr")))
+    assert [each.check for each in run(there, Question()) if each.answer is FAIL] == []
+    inactive = replace(known, networks=(replace(bridged, active=False),))
+    assert answers("bridge-missing", inactive) == []
+
+
+def test_a_tap_is_only_plugged_by_itself_into_a_bridge_that_is_there() -> None:
+    def automatic(identifier: str, *several: Any) -> list[bool]:
+        one = machine("node", nic("br9", kind="bridge"))
+        known = facts(network(), machines=(one,), links=links(link(), *several))
+        return [each.fix.automatic for each in look(identifier, known)]
+
+    alone, elsewhere = link("vnet0", "tun"), link("vnet0", "tun", master="virbr0")
+    assert (automatic("vm-tap-detached", alone), automatic("vm-wrong-network", elsewhere)) == ([False], [False])
+    bridge = link("br9")
+    assert automatic("vm-tap-detached", alone, bridge) == automatic("vm-wrong-network", elsewhere, bridge) == [True]
+
+
 def test_port_53_is_taken_by_who_listens_there_and_is_not_its_dnsmasq() -> None:
     def found(address: str = "*", port: int = 53, pid: int = 7, **more: Any) -> list[Answer]:
         return answers("port-53-taken", facts(network(), listeners=(Listener("udp", address, port, "x", pid),), **more))
@@ -494,6 +526,17 @@ def test_a_lease_that_has_ended_is_none_and_one_for_ever_is() -> None:
     for left, wanted in ((-1.0, [FAIL]), (0.0, []), (1.0, [])):
         known = facts(network(), machines=(machine(),), leases={"virbr0": (lease(left=left),)})
         assert answers("vm-no-lease", known) == wanted
+
+
+def test_a_machine_whose_networks_leases_are_not_known_may_have_one() -> None:
+    known = facts(network(), machines=(machine(),), unread_leases={"virbr0": "/x/virbr0.status is not understood"})
+    assert [(each.answer, each.evidence) for each in look("vm-no-lease", known)] == [
+        (UNKNOWN, ("/x/virbr0.status is not understood",))
+    ]
+    other = replace(known, unread_leases={"virbr1": "/x/virbr1.status is not understood"})
+    assert answers("vm-no-lease", other) == [FAIL]
+    (said,) = [each.summary for each in run(known, Question()) if each.check == "network-inactive"]
+    assert said == "active on virbr0, leases not known"
 
 
 def test_a_machine_that_has_its_address_without_dhcp_is_well() -> None:

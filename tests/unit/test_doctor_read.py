@@ -16,7 +16,7 @@ from ai_how.diagnose.capture import Capture
 from ai_how.diagnose.doctor import judge
 from ai_how.diagnose.facts import Forwarder, Network, Part, Reservation, Server
 from ai_how.diagnose.question import Question
-from ai_how.diagnose.read import networks_of, read_capture, read_guest, read_listener, read_network
+from ai_how.diagnose.read import networks_of, read_capture, read_guest, read_leases, read_listener, read_network
 from ai_how.errors import HostError
 from ai_how.resources.base import METADATA
 
@@ -181,6 +181,70 @@ def test_a_tap_that_only_runs_is_no_drift_and_another_network_is() -> None:
     assert len(_machine(MACHINE_XML.replace("262144", "131072"), saved).differences) == 1
 
 
+_HOSTBR = "<network><name>hb</name><forward mode='bridge'/><bridge name='hostbr'/></network>"
+_UPLINK = (
+    "<network><name>hb</name><forward dev='uplink' mode='{}'><interface dev='uplink'/><interface dev='second'/>"
+    "</forward></network>"
+)
+
+
+def _drift(live: str, network: str | None, saved: str = "<interface type='network'>{mac}<source network='hb'/>") -> Any:
+    """How a machine with that interface differs from its definition, on a host with that network."""
+    mac = f"<mac address='{MAC}'/>"
+    one = {"name": "node", "state": "running", "autostart": False}
+    for which, text in (("live", live), ("saved", saved)):
+        interface = f"{text.format(mac=mac)}<target dev='vnet0'/></interface>"
+        one[which] = f"<domain><name>node</name><devices>{interface}</devices></domain>"
+    networks = (
+        [] if network is None else [{**parts()[Part.NETWORKS][0], "name": "hb", "live": network, "saved": network}]
+    )
+    (machine,) = read_capture(capture(machines=[one], networks=networks)).machines
+    return [(each.kind, each.source) for each in machine.interfaces], len(machine.differences)
+
+
+@pytest.mark.parametrize(
+    ("live", "network"),
+    [
+        ("<interface type='bridge'>{mac}<source bridge='hostbr'/>", _HOSTBR),
+        ("<interface type='bridge'>{mac}<source network='hb' portid='x' bridge='hostbr'/>", _HOSTBR),
+        ("<interface type='bridge'>{mac}<source network='hb' portid='x' bridge='hostbr'/>", None),
+        ("<interface type='direct'>{mac}<source network='hb' dev='uplink' mode='bridge'/>", None),
+        *(
+            (f"<interface type='direct'>{{mac}}<source dev='{dev}' mode='{mode}'/>", _UPLINK.format(mode))
+            for dev in ("uplink", "second")
+            for mode in ("bridge", "private", "vepa", "passthrough")
+        ),
+    ],
+)
+def test_what_libvirt_makes_of_a_network_that_is_others_bridge_or_link_is_no_drift(
+    live: str, network: str | None
+) -> None:
+    assert _drift(live, network) == ([("network", "hb")], 0)
+
+
+@pytest.mark.parametrize(
+    ("live", "network"),
+    [
+        ("<interface type='bridge'>{mac}<source bridge='other'/>", _HOSTBR),
+        ("<interface type='bridge'>{mac}<source bridge='hostbr'/>", None),
+        ("<interface type='bridge'>{mac}<source bridge='hostbr'/>", _HOSTBR.replace("mode='bridge'", "mode='nat'")),
+        ("<interface type='bridge'>{mac}<source bridge='hostbr'/>", _HOSTBR.replace(">hb<", ">hc<")),
+        ("<interface type='bridge'>{mac}<source network='hc' bridge='hostbr'/>", _HOSTBR),
+        ("<interface type='bridge'><mac address='52:54:00:00:00:99'/><source bridge='hostbr'/>", _HOSTBR),
+        ("<interface type='direct'>{mac}<source dev='eth9' mode='vepa'/>", _UPLINK.format("vepa")),
+        ("<interface type='direct'>{mac}<source network='hc' dev='uplink' mode='vepa'/>", _UPLINK.format("vepa")),
+        ("<interface type='bridge'>{mac}<source bridge='uplink'/>", _UPLINK.format("bridge")),
+    ],
+)
+def test_another_bridge_link_or_network_than_is_defined_is_drift(live: str, network: str | None) -> None:
+    assert _drift(live, network)[1] == 1
+
+
+def test_another_link_of_the_host_than_is_defined_is_drift() -> None:
+    running, saved = (f"<interface type='direct'>{{mac}}<source dev='{dev}' mode='vepa'/>" for dev in ("eth0", "eth1"))
+    assert (_drift(running, None, saved)[1], _drift(running, None, running)[1]) == (1, 0)
+
+
 def test_links_have_kind_master_and_ipv4_addresses() -> None:
     links = read_capture(capture()).links
     assert (links["lo"].kind, links["virbr0"].kind, links["eth0"].kind) == ("loopback", "bridge", "")
@@ -203,11 +267,74 @@ def test_routes_are_those_to_others_hop_by_hop_with_their_table() -> None:
     ]
 
 
+def _half(dst: str, dev: str = "tun0", **more: Any) -> dict[str, Any]:
+    return {"dst": dst, "dev": dev, "gateway": "10.8.0.1", **more}
+
+
+def test_a_pair_of_halves_by_one_link_is_the_way_out_and_goes_before_others() -> None:
+    pair = [_half("0.0.0.0/1"), _half("128.0.0.0/1")]
+    alone = read_capture(capture(routes=pair))
+    assert [(str(each.to), each.dev) for each in alone.routes] == [("0.0.0.0/0", "tun0")]
+    tun0 = {"ifname": "tun0", "flags": ["UP", "LOWER_UP"], "mtu": 1500}
+    found = judge(capture(routes=[*parts()[Part.ROUTES][1:], *pair], links=[*parts()[Part.LINKS], tun0]), Question())
+    said = [(each.check, each.summary) for each in found.findings if each.check in ("uplink-missing", "subnet-overlap")]
+    assert said == [("uplink-missing", "the way out is tun0")]
+    assert read_capture(capture(routes=[*parts()[Part.ROUTES], *pair])).uplinks == ("tun0", "eth0")
+
+
+@pytest.mark.parametrize(
+    "several",
+    [
+        [_half("0.0.0.0/1")],
+        [_half("128.0.0.0/1"), _half("10.0.0.0/8")],
+        [_half("0.0.0.0/1"), _half("128.0.0.0/1", "tun1")],
+        [_half("0.0.0.0/1"), _half("128.0.0.0/1", table="7")],
+    ],
+)
+def test_halves_that_are_no_pair_are_no_way_out(several: list[dict[str, Any]]) -> None:
+    facts = read_capture(capture(routes=several))
+    assert facts.uplinks == ()
+    assert [str(each.to) for each in facts.routes] == [each["dst"] for each in several]
+
+
+def test_a_pair_with_a_half_that_is_dead_is_dead() -> None:
+    (way,) = read_capture(capture(routes=[_half("128.0.0.0/1", flags=["dead"]), _half("0.0.0.0/1")])).routes
+    assert way.dead
+
+
 def test_leases_of_ipv4_are_read_and_an_empty_file_has_none() -> None:
     text = json.dumps([{"ip-address": "fd00::5"}, {"ip-address": "10.0.0.9", "mac-address": "AA:BB:CC:DD:EE:FF"}])
     leases = read_capture(capture(leases={"a": text, "b": ""})).leases
     assert [(str(each.ip), each.mac, each.expires) for each in leases["a"]] == [("10.0.0.9", "aa:bb:cc:dd:ee:ff", 0.0)]
     assert leases["b"] == ()
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    ["not json", "[1,null]", "{}", "null", "{", "5", '[{"ip-address": "x"}]', '[{"ip-address": 5}]', "[" * 200_000,
+     '[{"ip-address": "10.0.0.9", "mac-address": 5}]'],
+)  # fmt: skip
+def test_leases_that_are_spoilt_are_not_known_and_take_no_others_along(spoilt: str) -> None:
+    xml = NETWORK_XML.replace("default", "other").replace("virbr0", "virbr1").replace("192.168.122", "192.168.123")
+    other = {**parts()[Part.NETWORKS][0], "name": "other", "live": xml, "saved": xml}
+    changed: dict[str, Any] = {
+        "networks": [*parts()[Part.NETWORKS], other],
+        "leases": {"virbr1": spoilt, **parts()[Part.LEASES]},
+    }
+    facts = read_capture(capture(**changed))
+    assert facts.missing == {}
+    assert [len(each) for each in facts.leases.values()] == [1]
+    diagnosis = judge(capture(**changed), Question())
+    unknown = {(each.check, each.network) for each in diagnosis.unseen}
+    assert unknown == {
+        (check, "other") for check in ("dhcp-pool-exhausted", "duplicate-client-id", "stale-lease", "lease-mismatch")
+    }
+    assert {each.evidence[0].partition(" ")[0] for each in diagnosis.unseen} == {
+        "/var/lib/libvirt/dnsmasq/virbr1.status"
+    }
+    assert judge(capture(leases={**parts()[Part.LEASES], "gone": spoilt}), Question()).unseen == ()
+    with pytest.raises(ValueError, match="these are no leases"):
+        read_leases(spoilt)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +391,7 @@ _GARBAGE: dict[Part, list[Any]] = {
     Part.PROCESSES: [5, {}, [5], [{"network": "x"}], [{"machine": "x", "age": None}],
                      [{"network": [], "pid": 1, "stopped": 0}]],
     Part.LISTENERS: [5, {}, [5], ["udp a b c d:x"]],
-    Part.LEASES: [5, [], {"a": 5}, {"a": "{"}, {"a": '[{"ip-address": "x"}]'}, {"a": "5"}, {"a": "[" * 200_000}],
+    Part.LEASES: [5, [], {"a": 5}],
     Part.FIREWALL: [5, [], {}, {"ruleset": 5, "unread": [], "legacy": {}, "iptables": {}, "loaded": None},
                     {"ruleset": [], "unread": [], "legacy": [5], "iptables": {}, "loaded": None}],
     Part.RESOLVER: [5, [], "x", {"servers": "x"}, {"servers": [5]}, {"asks": 5}],

@@ -33,6 +33,31 @@ KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEabc/+\nxyz=\n-----END RSA PRIVATE KE
         ("<passwd>s3 cret</passwd>", "<passwd>«removed»</passwd>"),
         ("<passwd type='plain'>s3cret</passwd>", "<passwd type='plain'>«removed»</passwd>"),
         ("<graphics type='vnc' passwd='a b'/>", "<graphics type='vnc' passwd='«removed»'/>"),
+        ("<x:token>TOPSECRET</x:token>", "<x:token>«removed»</x:token>"),
+        ("<my:password a='b'>T S</my:password>", "<my:password a='b'>«removed»</my:password>"),
+        ("<a.b-c:root-pw><![CDATA[s3cret]]></a.b-c:root-pw>", "<a.b-c:root-pw><![CDATA[«removed»]]></a.b-c:root-pw>"),
+        ('{"xml": "<x:token>TOPSECRET</x:token>"}', '{"xml": "<x:token>«removed»</x:token>"}'),
+        ("<cmdline>root_pw=TOPSECRET</cmdline>", "<cmdline>root_pw=«removed»</cmdline>"),
+        ('{"cmdline": "quiet root_pw=TOPSECRET ro"}', '{"cmdline": "quiet root_pw=«removed» ro"}'),
+        ("pwd=s3cret x", "pwd=«removed» x"),
+        ("rootpw: s3cret", "rootpw: «removed»"),
+        ('"wpa-psk": "s3cret"', '"wpa-psk": "«removed»"'),
+        ("wifi_psk=s3cret", "wifi_psk=«removed»"),
+        ("access_key=s3cret", "access_key=«removed»"),
+        ("auth-key: s3cret", "auth-key: «removed»"),
+        ("db_pass=s3cret", "db_pass=«removed»"),
+        ("join --password abc --name x", "join --password «removed» --name x"),
+        ("join --token 'a b' -v", "join --token '«removed»' -v"),
+        ('["join", "--password", "a b"]', '["join", "--password", "«removed»"]'),
+        (
+            "<q:arg value='--auth-key'/>\n <q:arg value='abc'/>",
+            "<q:arg value='--auth-key'/>\n <q:arg value='«removed»'/>",
+        ),
+        ("https://TOKEN@host/", "https://«removed»@host/"),
+        ("https://s3cret:@host/", "https://«removed»:@host/"),
+        ("clone https://TOKEN@host:80/a@b", "clone https://«removed»@host:80/a@b"),
+        ("https://u:p@ss@h/", "https://u:«removed»@h/"),
+        ("https://u:p@ss@h?x=a@b#c@d", "https://u:«removed»@h?x=a@b#c@d"),
         ("root:$6$abcdefgh$ABCDEFGHIJ./:19000", "root:«removed»:19000"),
         ("$y$j9T$abcdefgh$ABCDEFGHIJ", "«removed»"),
         (f"a\n{KEY}\nb", "a\n«removed»\nb"),
@@ -62,6 +87,12 @@ def test_a_secret_is_taken_out_and_nothing_else(text: str, wanted: str) -> None:
         "the bearer of news, basic rules",
         "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----",
         "costs $5 and $6",
+        "<listen type='address' address='127.0.0.1'/> <graphics type='vnc' keymap='de' passthrough='on'/>",
+        "key_mgmt=WPA-PSK ssh_authorized_keys=x pass-through: 1 compass=n spwdx=1",
+        "--token-file /run/token --password --name x",
+        "qemu+ssh://root@host/system sftp://me@host/ qemu+libssh2://me@host/",
+        "http://host/x@y http://host?mail=a@b",
+        "<x:name>web</x:name><mac address='52:54:00:00:00:01'/><source network='default'/>",
         NETWORK_XML,
         MACHINE_XML,
     ],
@@ -134,12 +165,31 @@ def test_redacting_twice_is_the_same_as_once(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["secret-" * 20_000, "password=" * 20_000, 'token="' + "\\" * 50_000, "<passwd " * 20_000, "://" * 50_000]
+    "text",
+    [
+        "secret-" * 20_000,
+        "password=" * 20_000,
+        'token="' + "\\" * 50_000,
+        "<passwd " * 20_000,
+        "://" * 50_000,
+        "\\" * 100_000,
+        "--password " * 20_000,
+        "http://a@" * 20_000,
+        "://" + "a@" * 50_000,
+        "<a:" * 50_000,
+        "<x:token>" * 20_000,
+        "'--token', " * 20_000,
+        "://a:" * 20_000,
+    ],
 )
 def test_long_texts_take_no_long_time(text: str) -> None:
     begin = time.process_time()
     redact(text)
     assert time.process_time() - begin < 5
+
+
+def test_a_name_with_the_prefix_of_a_namespace_names_a_secret_in_json_too() -> None:
+    assert redact_all({"x:token": "abc", "x:name": "web"}) == ({"x:token": REMOVED, "x:name": "web"}, 1)
 
 
 def test_what_is_no_text_stays_as_it_is() -> None:

@@ -27,13 +27,14 @@ from ai_how.diagnose.rules import (
     asking_stopped,
     forwarding_stopped,
     libvirt_rules_missing,
+    libvirts_chains_are_whole,
     not_masqueraded,
     ours_changed,
     taken_back,
     within_stopped,
 )
 from ai_how.host.packet_walk import read_iptables, read_tables, words
-from ai_how.resources.firewall import Denial
+from ai_how.resources.firewall import NEXT, TABLE, Denial
 
 CAPTURES = Path(__file__).parents[1] / "captures"
 Entries = list[dict[str, Any]]
@@ -309,9 +310,10 @@ def test_the_old_iptables_drops_beside_the_new_one() -> None:
     assert forwarding_stopped(_firewall(IPTABLES, legacy={"filter": legacy["filter"] + opened}), (NAT,), "uplink") == []
 
 
-def _at(hook: str, *rules: Iterable[dict[str, Any]]) -> Entries:
+def _at(hook: str, *rules: Iterable[dict[str, Any]], prio: int = 0, policy: str = "accept") -> Entries:
     """The same, at another hook."""
-    return [_chain("forward", "accept", SITE, hook=hook), *(_rule("forward", *each, table=SITE) for each in rules)]
+    base = _chain("forward", policy, SITE, hook=hook, prio=prio)
+    return [base, *(_rule("forward", *each, table=SITE) for each in rules)]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def _at(hook: str, *rules: Iterable[dict[str, Any]]) -> Entries:
     [
         ("prerouting", _on("iifname", "virbr0"), {"out"}),
         ("prerouting", _on("oifname", "uplink"), set()),  # nobody knows yet
-        ("prerouting", _address("daddr", {"prefix": {"addr": "192.168.122.0", "len": 24}}), set()),  # the host's, still
+        ("prerouting", _address("daddr", {"prefix": {"addr": "192.168.122.0", "len": 24}}), {"back"}),
         ("prerouting", _address("daddr", {"prefix": {"addr": "192.168.123.0", "len": 24}}), {"back"}),
         ("postrouting", _on("oifname", "uplink"), {"out"}),
         ("postrouting", _on("oifname", "virbr1"), {"back"}),
@@ -336,6 +338,290 @@ def test_who_drops_before_or_after_routing_is_named_and_not_opened(
     for each in found:
         assert (each.owner, each.open, each.undo) == ("the table inet site", (), ())
         assert each.look == ("nft", "list", "chain", "inet", "site", "forward")
+
+
+@pytest.mark.parametrize(
+    ("hook", "prio", "way", "field", "stopped"),
+    [
+        ("prerouting", -300, NAT, "daddr", set()),  # the host's address, still
+        ("prerouting", -100, NAT, "daddr", set()),  # who knows which of the two is first
+        ("prerouting", -99, NAT, "daddr", {"back"}),
+        ("prerouting", -300, OUR, "daddr", set()),
+        ("prerouting", -300, ROUTE, "daddr", {"back"}),
+        ("postrouting", 300, NAT, "saddr", set()),  # the host's address, already
+        ("postrouting", 100, NAT, "saddr", set()),
+        ("postrouting", 300, OUR, "saddr", set()),
+        ("postrouting", 0, NAT, "saddr", {"out"}),
+        ("postrouting", 0, OUR, "saddr", {"out"}),
+        ("postrouting", 300, ROUTE, "saddr", {"out"}),
+    ],
+)
+def test_chains_see_the_addresses_that_packets_have_there(
+    hook: str, prio: int, way: Way, field: str, stopped: set[str]
+) -> None:
+    link = _on("oifname" if hook == "postrouting" else "iifname", "uplink")
+    network = _address(field, {"prefix": {"addr": str(way.subnet.network_address), "len": 24}})
+    entries = [*IPTABLES, *_at(hook, (link, network, DROP), prio=prio)]
+    assert {each.way for each in forwarding_stopped(_firewall(entries), (way,), "uplink")} == stopped
+
+
+@pytest.mark.parametrize(("table", "stopped"), [("raw", set()), ("mangle", set()), ("security", {"back"})])
+def test_tables_of_iptables_have_their_place(table: str, stopped: set[str]) -> None:
+    """Not that `security` had that chain: it has the place behind."""
+    text = "-P PREROUTING ACCEPT\n-A PREROUTING -i uplink -d 192.168.122.0/24 -j DROP\n"
+    for way, found in ((NAT, stopped), (replace(ROUTE, subnet=NAT.subnet), {"back"})):
+        firewall = _firewall(IPTABLES, legacy={table: text})
+        assert {each.way for each in forwarding_stopped(firewall, (way,), "uplink")} == found
+
+
+# What cannot be understood.
+
+_FIB = {"fib": {"result": "type", "flags": "daddr"}}
+_LOCAL = {"match": {"op": "==", "left": _FIB, "right": {"set": ["local", "broadcast"]}}}
+_MASKED = {
+    "match": {"op": "!=", "left": {"&": [{"ct": {"key": "state"}}, ["established", "related"]]}, "right": 0},
+}
+_ON_A_BRIDGE = _on("iifkind", "bridge")
+
+_BASICS = """-P INPUT DROP
+-P FORWARD ACCEPT
+-P OUTPUT ACCEPT
+-A INPUT -i lo -j ACCEPT
+-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+"""
+_UFW = """-P INPUT DROP
+-P FORWARD DROP
+-P OUTPUT ACCEPT
+-N ufw-before-forward
+-N ufw-before-input
+-N ufw-logging-deny
+-N ufw-not-local
+-A INPUT -j ufw-before-input
+-A FORWARD -j ufw-before-forward
+-A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-forward -p icmp -m icmp --icmp-type 3 -j ACCEPT
+-A ufw-before-forward -p icmp -m icmp --icmp-type 11 -j ACCEPT
+-A ufw-before-forward -p icmp -m icmp --icmp-type 12 -j ACCEPT
+-A ufw-before-forward -p icmp -m icmp --icmp-type 8 -j ACCEPT
+-A ufw-before-input -i lo -j ACCEPT
+-A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-input -m conntrack --ctstate INVALID -j ufw-logging-deny
+-A ufw-before-input -m conntrack --ctstate INVALID -j DROP
+-A ufw-before-input -p udp -m udp --sport 67 --dport 68 -j ACCEPT
+-A ufw-before-input -j ufw-not-local
+-A ufw-logging-deny -m conntrack --ctstate INVALID -m limit --limit 3/min --limit-burst 10 -j RETURN
+-A ufw-logging-deny -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix "[UFW BLOCK] "
+-A ufw-not-local -m addrtype --dst-type LOCAL -j RETURN
+-A ufw-not-local -m addrtype --dst-type MULTICAST -j RETURN
+-A ufw-not-local -m addrtype --dst-type BROADCAST -j RETURN
+-A ufw-not-local -m limit --limit 3/min --limit-burst 10 -j ufw-logging-deny
+-A ufw-not-local -j DROP
+"""
+
+
+def _iptables(text: str) -> Firewall:
+    return _firewall([_chain("INPUT", "drop", hook="input")], iptables={"filter": text})
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["iptables-legacy", "iptables"])
+@pytest.mark.parametrize(
+    ("base", "rule", "refusing"),
+    [
+        (
+            _BASICS,
+            "-i virbr1 -p udp -m multiport --dports 53,67 -j ACCEPT",
+            "-i virbr2 -m multiport --dports 53 -j ACCEPT",
+        ),
+        (
+            _BASICS,
+            "-m iprange --src-range 192.168.123.1-192.168.123.9 -j ACCEPT",
+            "-m iprange --src-range 1.1.1.1-1.1.1.9 -j DROP",
+        ),
+        (_BASICS, "-m mark --mark 0x7 -g taken", "-m mark --mark 0x7 -g refused"),
+        (_BASICS, "-i virbr1 -j NFQUEUE --queue-num 1", "-i virbr1 -j NFLOG --nflog-group 1"),
+        (_UFW, "-i virbr1 -j ACCEPT", "-i virbr2 -j ACCEPT"),
+    ],
+    ids=["multiport", "iprange", "goto", "queue", "ufw"],
+)
+def test_what_a_rule_may_accept_that_is_not_understood_is_not_said_to_be_dropped(
+    base: str, rule: str, refusing: str, old: bool
+) -> None:
+    chains = "-N taken\n-A taken -i virbr1 -j ACCEPT\n-N refused\n-A refused -j DROP\n"
+
+    def found(rule: str) -> set[tuple[str, str]]:
+        text = f"{base}-A INPUT {rule}\n{chains}"
+        firewall = _firewall([], legacy={"filter": text}) if old else _iptables(text)
+        return _found(asking_stopped(firewall, (ROUTE,)))
+
+    assert found(rule) == set()
+    assert found(refusing) == {("road", "asking")}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        (_LOCAL, ACCEPT),
+        (_ON_A_BRIDGE, ACCEPT),
+        (_on("mark", 7), ACCEPT),
+        (_on("mark", 7), {"jump": {"target": "more"}}),
+        (_on("mark", 7), {"goto": {"target": "more"}}),
+        (_on("mark", 7), {"queue": {"num": 1}}),
+        ({"vmap": {"key": {"meta": {"key": "mark"}}, "data": {"set": [[3, DROP], [7, ACCEPT]]}}},),
+        ({"xt": {"type": "match", "name": "multiport"}}, ACCEPT),
+        ({"jump": {"target": "maybe"}},),
+    ],
+)
+def test_rules_of_nft_may_let_pass_what_comes_to_them(rule: Iterable[dict[str, Any]]) -> None:
+    others = [
+        _chain("more", table=SITE),
+        _rule("more", ACCEPT, table=SITE),
+        _chain("maybe", table=SITE),
+        _rule("maybe", _on("mark", 7), ACCEPT, table=SITE),
+    ]
+    for last, policy in (((), "drop"), (((DROP,),), "accept")):
+        asked = [*_at("input", rule, *last, policy=policy), *others]
+        assert asking_stopped(_firewall(asked), (NAT,)) == []
+        assert asking_stopped(_firewall([*_at("input", *last, policy=policy), *others]), (NAT,))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        (_on("mark", 7), DROP),
+        (_on("mark", 7), {"log": None}),
+        (_on("mark", 7), {"counter": None}),
+        (_on("mark", 7), {"jump": {"target": "refusing"}}),
+        (_on("mark", 7), {"jump": {"target": "nothing"}}),
+        (_on("mark", 7), {"return": None}),  # to the same policy
+        (_on("iifname", "lo"), _on("mark", 7), ACCEPT),
+        (_on("mark", 7), _on("iifname", "lo"), ACCEPT),
+        ({"vmap": {"key": {"meta": {"key": "mark"}}, "data": {"set": [[3, DROP], [7, DROP]]}}},),
+    ],
+)
+def test_what_lets_nothing_pass_leaves_a_drop_certain(rule: Iterable[dict[str, Any]]) -> None:
+    others = [
+        _chain("refusing", table=SITE),
+        _rule("refusing", _on("iifname", "lo"), ACCEPT, table=SITE),
+        _rule("refusing", {"reject": None}, table=SITE),
+        _chain("nothing", table=SITE),
+        _rule("nothing", {"return": None}, table=SITE),
+    ]
+    assert asking_stopped(_firewall([*_at("input", rule, policy="drop"), *others]), (NAT,))
+
+
+def test_a_return_that_is_not_understood_matters_where_what_comes_after_it_is_something_else() -> None:
+    back = (_on("mark", 7), {"return": None})
+    assert asking_stopped(_firewall(_at("input", back, (DROP,), policy="accept")), (NAT,)) == []
+    assert asking_stopped(_firewall(_at("input", back, (DROP,), policy="drop")), (NAT,))
+
+
+def test_what_a_chain_may_do_counts_however_often_it_is_come_to() -> None:
+    """The chain is followed once: what it leaves open must be open for each who jumps there."""
+    maybe = [_chain("maybe", table=SITE), _rule("maybe", _on("mark", 7), ACCEPT, table=SITE)]
+    maybe.append(_rule("maybe", {"return": None}, table=SITE))
+    jump, unsure = {"jump": {"target": "maybe"}}, _on("mark", 8)
+    for rules in ([(jump,)], [(unsure, jump)], [(jump,), (jump,)], [(unsure, jump), (jump,)]):
+        assert forwarding_stopped(_firewall([*_site(*rules), *maybe]), (NAT,), "uplink") == []
+    both = _found(forwarding_stopped(_firewall([*_site(), *maybe]), (NAT,), "uplink"))
+    assert both == {("default", "out"), ("default", "back")}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [(_ON_A_BRIDGE, ACCEPT), (_MASKED, ACCEPT)],
+        [(_on("mark", 7), ACCEPT)],
+    ],
+    ids=["kind of link", "mark"],
+)
+def test_forwarding_that_a_rule_may_accept_is_not_said_to_be_dropped(rules: list[Iterable[dict[str, Any]]]) -> None:
+    mark = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": 7}}
+    before = [
+        _chain("before", "accept", SITE, hook="prerouting", prio=-150),
+        _rule("before", _on("iifname", "virbr0"), mark, table=SITE),
+    ]
+    assert forwarding_stopped(_firewall([*before, *_site(*rules)]), (NAT,), "uplink") == []
+    assert forwarding_stopped(_firewall([*before, *_site()]), (NAT,), "uplink")
+
+
+def test_what_comes_for_the_hosts_own_address_may_be_answers_to_nodes() -> None:
+    uplink, own = _on("iifname", "uplink"), _address("daddr", "203.0.113.2")
+    entries = _at("prerouting", (uplink, own, ACCEPT), (uplink, DROP), prio=-300)
+    assert forwarding_stopped(_firewall(entries), (NAT, OUR), "uplink") == []
+    assert _found(forwarding_stopped(_firewall(entries), (ROUTE,), "uplink")) == {("road", "back")}
+    entries = _at("prerouting", (uplink, own, ACCEPT), (uplink, DROP), prio=0)
+    assert _found(forwarding_stopped(_firewall(entries), (NAT,), "uplink")) == {("default", "back")}
+
+
+def test_ufws_forward_and_input_are_certain_for_all_its_rules() -> None:
+    """Its ICMP passes, and what `ufw-not-local` leaves open is dropped afterwards."""
+    firewall = _firewall([], legacy={"filter": _UFW})
+    (found,) = forwarding_stopped(firewall, (NAT,), "uplink")
+    assert (found.way, found.owner, found.protocols) == ("out", "ufw", ("tcp", "udp"))
+    (found,) = asking_stopped(firewall, (NAT,))
+    assert (found.protocols, found.why) == (("DNS", "DHCP"), "the policy of iptables-legacy filter INPUT is drop")
+
+
+@pytest.mark.parametrize(("kind", "passes"), [("8", True), ("8/0", True), ("any", True), ("3/1", False), ("0", False)])
+def test_kinds_of_icmp_are_understood(kind: str, passes: bool) -> None:
+    text = f"-P FORWARD DROP\n-A FORWARD -i virbr0 -p icmp -m icmp --icmp-type {kind} -j ACCEPT\n"
+    found = forwarding_stopped(_firewall([], legacy={"filter": text}), (NAT,), "uplink")
+    (out,) = (each for each in found if each.way == "out")
+    assert ("icmp" not in out.protocols) is passes
+
+
+def test_masquerading_that_a_rule_may_prevent_is_not_said_to_be_missing() -> None:
+    base = "-P PREROUTING ACCEPT\n-P POSTROUTING ACCEPT\n-N mine\n-A POSTROUTING -j mine\n"
+    excepted = "-A mine -m policy --dir out --pol ipsec -j RETURN\n-A mine -o uplink -j MASQUERADE\n"
+    assert not_masqueraded(_firewall([], legacy={"nat": base + excepted}), (NAT,), "uplink") == []
+    # Of somebody else's packets: Tailscale's, or a cluster's of Kubernetes.
+    marked = "-A mine -m mark --mark 0x40000/0xff0000 -j MASQUERADE\n"
+    assert not_masqueraded(_firewall([], legacy={"nat": base + marked}), (NAT,), "uplink")
+
+
+# What the gateway answers.
+
+
+def test_a_rule_that_drops_answers_of_the_gateway_is_found_and_not_opened() -> None:
+    text = "-P INPUT ACCEPT\n-P OUTPUT ACCEPT\n-A OUTPUT -o virbr0 -j DROP\n"
+    (found,) = asking_stopped(_firewall(IPTABLES, legacy={"filter": text}), (NAT, ROUTE))
+    assert (found.network, found.way, found.protocols) == ("default", "answering", ("DNS", "DHCP"))
+    assert found.why == "answers end there: a rule of iptables-legacy filter OUTPUT drops it: oifname virbr0 drop"
+    assert (found.open, found.undo) == ((), ())
+    assert found.look == ("iptables-legacy", "-t", "filter", "-S", "OUTPUT")
+
+
+_LOOPBACK = (_on("oifname", {"set": ["lo", "uplink"]}), ACCEPT)
+_PORT_68 = {"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 68}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "kinds"),
+    [
+        ([_LOOPBACK], ("DNS", "DHCP")),
+        ([_LOOPBACK, (_PORT_68, ACCEPT)], ("DNS",)),
+        ([_LOOPBACK, (ESTABLISHED, ACCEPT)], ()),
+        ([_LOOPBACK, (_PORT_68, _address("daddr", "255.255.255.255"), ACCEPT)], ("DNS",)),
+        ([_LOOPBACK, (_on("iifname", ""), ACCEPT)], ()),
+        ([_LOOPBACK, (_on("skuid", 118), ACCEPT)], ()),  # nobody knows
+        ([(_on("oifname", "virbr*"), ACCEPT)], ()),
+    ],
+)
+@pytest.mark.parametrize("hook", ["output", "postrouting"])
+def test_answers_of_the_gateway_must_be_accepted(
+    hook: str, rules: list[Iterable[dict[str, Any]]], kinds: tuple[str, ...]
+) -> None:
+    found = asking_stopped(_firewall([*IPTABLES, *_at(hook, *rules, policy="drop")]), (NAT,))
+    assert [each.protocols for each in found] == ([kinds] if kinds else [])
+    for each in found:
+        # No policy that a passage opens.
+        assert each.why == "answers end there: the policy of inet site forward is drop"
+        assert each.look == ("nft", "list", "chain", "inet", "site", "forward")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_healthy_rules_let_nodes_ask(backend: str) -> None:
+    assert asking_stopped(_firewall(BACKENDS[backend]), WAYS) == []
 
 
 def test_who_drops_before_routing_also_stops_what_is_asked_of_the_gateway() -> None:
@@ -742,3 +1028,43 @@ def test_a_small_network_has_nodes_beside_its_gateway() -> None:
     assert NAT.nodes == (IPv4Address("192.168.122.2"), IPv4Address("192.168.122.4"))
     small = replace(NAT, subnet=IPv4Network("10.0.0.0/30"), gateway=IPv4Address("10.0.0.2"))
     assert small.nodes == (IPv4Address("10.0.0.1"), IPv4Address("10.0.0.1"))
+
+
+def test_a_network_that_may_leave_by_one_link_has_rules_that_name_it() -> None:
+    def by_uplink(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+        if kind != "rule":
+            return data
+        text = words(data["expr"])
+        forwards = data["chain"] in ("LIBVIRT_FWO", "LIBVIRT_FWI") and "virbr0" in text and "accept" in text
+        if not forwards and not (data["chain"] == "LIBVIRT_PRT" and "192.168.122.0/24" in text and "!=" in text):
+            return data
+        key = "iifname" if data["chain"] == "LIBVIRT_FWI" else "oifname"
+        return {**data, "expr": [_on(key, "uplink"), *data["expr"]]}
+
+    changed = _edited(IPTABLES, by_uplink)
+    assert changed != IPTABLES
+    assert libvirt_rules_missing(_firewall(changed), [replace(NAT, device="uplink")]) == []
+    for entries, way in ((IPTABLES, replace(NAT, device="uplink")), (changed, NAT)):
+        assert {each.kind for each in libvirt_rules_missing(_firewall(entries), [way])} == {Lack.ACCEPT, Lack.NAT}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_libvirt_fills_again_what_has_all_chains_and_is_reached(backend: str) -> None:
+    entries = BACKENDS[backend]
+    assert libvirts_chains_are_whole(_firewall(entries))
+    chain = {"iptables": "LIBVIRT_FWO", "nftables": "guest_output"}[backend]
+    flushed = _dropped(entries, lambda kind, data: kind == "rule" and data["chain"] == chain)
+    assert libvirts_chains_are_whole(_firewall(flushed))
+    gone = _dropped(flushed, lambda kind, data: kind == "chain" and data["name"] == chain)
+    assert not libvirts_chains_are_whole(_firewall(gone))
+    led_nowhere = _without(entries, {"iptables": "FORWARD", "nftables": "forward"}[backend], f"jump {chain}")
+    assert not libvirts_chains_are_whole(_firewall(led_nowhere))
+    assert not libvirts_chains_are_whole(_firewall(OURS))
+
+
+def test_tables_of_the_moment_show_that_somebody_was_killed() -> None:
+    """Nothing else is told then: what is missing in our tables is in force in those."""
+    left = {"table": {"family": "inet", "name": NEXT}}
+    changed = ours_changed(_firewall([*_dropped(IPTABLES, lambda kind, data: data.get("table") == TABLE), left]))
+    assert (changed.cut_off, changed.intact, changed.lines) == (True, False, ())
+    assert not ours_changed(_firewall(IPTABLES)).cut_off

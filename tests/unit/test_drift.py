@@ -88,7 +88,8 @@ def test_what_machines_stand_on_is_missed() -> None:
     assert drift(NETWORK, POOL, MACHINE) == ["volume ai-how-lab/lab-controller.qcow2"]
     assert drift(NETWORK, MACHINE) == ["pool ai-how-lab"]
     assert drift(NETWORK, replace(POOL, active=False), MACHINE) == ["pool ai-how-lab"]
-    assert drift(NETWORK, POOL, DISK, replace(MACHINE, linked=False)) == ["domain lab-controller"]
+    for changed in (replace(MACHINE, linked=False), replace(MACHINE, saved=False)):
+        assert drift(NETWORK, POOL, DISK, changed) == ["domain lab-controller"]
     seeded = replace(MACHINE, seed=PLACE / "lab-controller-0.iso")
     assert drift(NETWORK, POOL, DISK, seeded) == ["seed ai-how-lab/lab-controller-0.iso"]
 

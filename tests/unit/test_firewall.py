@@ -51,6 +51,11 @@ def added(text: str, kind: str, table: str = NAME) -> list[dict[str, Any]]:
     return [each for each in every if each["table"] == table]
 
 
+def test_table_is_named_with_its_clusters_if_it_has_any() -> None:
+    assert str(FirewallTable((RULES,), (), intact=True)) == f"nftables table ai_how with the rules of {RULES.cluster}"
+    assert str(FirewallTable((), (), intact=True)) == "nftables table ai_how"
+
+
 def elements(table: FirewallTable, name: str, family: str = "inet") -> list[Any]:
     sets = (*added(render(table), "set"), *added(render(table), "map"))
     found: list[Any] = next(each for each in sets if (each["name"], each["family"]) == (name, family)).get("elem", [])

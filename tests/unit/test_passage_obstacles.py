@@ -138,6 +138,19 @@ def test_a_rule_that_lets_only_some_packets_or_others_out_is_not_enough(rule: li
     assert _stopped(_ruleset([[ESTABLISHED, ACCEPT], rule])) == STOPS
 
 
+def test_what_is_not_understood_is_passed_over_on_both_sides() -> None:
+    """Whoever is warned in vain loses less than who is not: but a chain that accepts by all that is known accepts."""
+    marked = _on("mark", 7)
+    for last, stops in ((ACCEPT, []), ({"drop": None}, STOPS)):
+        others: list[dict[str, Any]] = [
+            {"chain": {"name": "sub"}},
+            {"rule": {"chain": "sub", "expr": [marked, {"return": None}]}},
+            {"rule": {"chain": "sub", "expr": [marked, ACCEPT]}},
+            {"rule": {"chain": "sub", "expr": [last]}},
+        ]
+        assert _stopped(_ruleset([[ESTABLISHED, ACCEPT], [{"jump": {"target": "sub"}}]], others=others)) == stops
+
+
 def test_what_comes_back_must_be_accepted_too() -> None:
     out = [_on("iifname", "br-a"), ACCEPT]
     assert _stopped(_ruleset([out])) == STOPS

@@ -173,7 +173,7 @@ READ: dict[type, Callable[[Any], Any]] = {
 }
 
 #: What a definition cannot say of itself.
-SEEN = {(NETWORK, "saved"), (NETWORK, "intact"), (NETWORK, "bridged"), (DOMAIN, "linked")}
+SEEN = {(NETWORK, "saved"), (NETWORK, "intact"), (NETWORK, "bridged"), (DOMAIN, "linked"), (DOMAIN, "saved")}
 
 _RANGES = st.tuples(st.integers(0, 30), st.integers(0, 4)).map(
     lambda it: (IPv4Address("10.0.0.0") + it[0], IPv4Address("10.0.0.0") + it[0] + it[1])

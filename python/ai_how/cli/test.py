@@ -122,7 +122,13 @@ def try_clusters(
             stack.enter_context(held(libvirt.uri, each.name))
         stands = stack.enter_context(
             standing(
-                libvirt, specs, display.preparing, everybody=everybody, senders=1 if quick else 2, outside=not quick
+                libvirt,
+                specs,
+                display.preparing,
+                everybody=everybody,
+                senders=1 if quick else 2,
+                outside=not quick,
+                file=document.file or "CONFIG",
             )
         )
         if quick:

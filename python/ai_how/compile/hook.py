@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ai_how.resources.base import METADATA
+from ai_how.resources.firewall import NEXT
 from ai_how.resources.hook import Hook
 
 #: How our file begins; no other does.
@@ -54,6 +55,15 @@ if [ "$2" = start ]; then
     flock -w 30 9
     lines=$(grep -c '' "$memory/firewall.json")
     number=0
+    if nft list tables | grep -q ' {NEXT}$'; then
+        # Somebody was killed at that, and these are the rules in force: all of it at once, never without them.
+        number=$lines
+        {{
+            printf '{{"nftables": ['
+            sed -e 's/^{{"nftables": \\[//' -e 's/\\]}}$//' -e '$!s/$/,/' "$memory/firewall.json"
+            printf ']}}\\n'
+        }} > {TRANSACTION} && nft -j -f {TRANSACTION} > /dev/null || lines=0
+    fi
     while [ "$number" -lt "$lines" ]; do
         number=$((number + 1))
         sed -n "${{number}}p" "$memory/firewall.json" > {TRANSACTION} && nft -j -f {TRANSACTION} > /dev/null || lines=0

@@ -74,7 +74,7 @@ class Network:
 
     `cluster` is empty where ai-how did not make it; `dns_mode`, `told` (servers that nodes ask instead of the gateway),
     `upstream` (servers that the gateway asks) and `policy` are from our mark. `differences` say how what runs differs
-    from what is defined.
+    from what is defined. `devices` are the links that it forwards by, as its XML names them.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Network:
     upstream: tuple[str, ...] = ()
     policy: Mapping[str, object] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
 
     @property
     def subnet(self) -> IPv4Network | None:
@@ -136,8 +137,8 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A machine's interface: its `source` is a network's (or, for kind bridge, a bridge's) name. `plugged` is what
-    libvirt has as its link's state."""
+    """A machine's interface: its `source` is a network's (for kind bridge a bridge's, for kind direct a link's) name.
+    `plugged` is what libvirt has as its link's state."""
 
     kind: str
     source: str
@@ -300,6 +301,7 @@ class Facts:
     networks. `missing` says why a part could not be looked at.
 
     `programs` are paths by name, empty where a program is not there; `emulators` those that cannot be run, and why.
+    `unread_leases`: by bridge, why they are not known.
     `neighbours`: by link and address. `names`: whether gateways answer, by network; `upstream`: servers outside, by
     address; `answering`: who answers ARP, by bridge and address; `dhcp_servers`: those of others, by network; `consul`
     and `resolves` (whether programs of the host find its names): by network. `resolvers` are the host's name servers,
@@ -324,6 +326,7 @@ class Facts:
     servers: tuple[Server, ...] = ()
     listeners: tuple[Listener, ...] = ()
     leases: Mapping[str, tuple[Lease, ...]] = field(default_factory=dict)
+    unread_leases: Mapping[str, str] = field(default_factory=dict)
     firewall: Firewall = Firewall("")
     resolvers: tuple[str, ...] = ()
     resolver_asks: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ai_how.diagnose.causes import Cause, Diagnosis
 from ai_how.diagnose.doctor import examine
-from ai_how.diagnose.finding import Answer, Finding
+from ai_how.diagnose.finding import Answer, Finding, Fix
 from ai_how.engine.cluster import mend
 from ai_how.engine.events import Progress, silent
 from ai_how.engine.hostwide import renew_libvirts_rules, shared
@@ -68,11 +68,13 @@ class Place:
 def repair_all(place: Place, words: Sequence[str], agree: Callable[[Cause], bool]) -> Iterator[Attempt]:
     """Repair one cause after another, the first in the chain first, and look again after each.
 
-    A cause is only tried once, and only where `agree` says so. Raises PrivilegeError where this user may not.
+    A cause is only tried once, and only where `agree` says so; what did not help one is not done for another. Raises
+    PrivilegeError where this user may not.
     """
     tried: set[_Key] = set()
+    vain: list[Fix] = []
     now: Diagnosis | None = None
-    while cause := _next(now or examine(place.uri, words), tried):
+    while cause := _next(now or examine(place.uri, words), tried, vain):
         if not is_root():
             raise PrivilegeError(
                 "nothing was repaired",
@@ -91,6 +93,8 @@ def repair_all(place: Place, words: Sequence[str], agree: Callable[[Cause], bool
             cause = again
         attempt = repair(place, cause, words)
         now = attempt.now
+        if not attempt.done:
+            vain.append(cause.fix)
         yield attempt
 
 
@@ -100,9 +104,9 @@ def _same(diagnosis: Diagnosis, cause: Cause) -> Cause | None:
     return next((each for each in found if each.fix.automatic), None)
 
 
-def _next(diagnosis: Diagnosis, tried: set[_Key]) -> Cause | None:
-    fixable = (each for each in diagnosis.causes if each.fix.automatic and _key(each.finding) not in tried)
-    return next(fixable, None)
+def _next(diagnosis: Diagnosis, tried: set[_Key], vain: Sequence[Fix]) -> Cause | None:
+    fixable = (each for each in diagnosis.causes if each.fix.automatic and each.fix not in vain)
+    return next((each for each in fixable if _key(each.finding) not in tried), None)
 
 
 def _key(finding: Finding) -> _Key:

@@ -7,7 +7,7 @@ import json
 import re
 import xml.etree.ElementTree as ET  # a bare interpreter has no lxml
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, TypeVar
@@ -43,6 +43,8 @@ T = TypeVar("T")
 _DNSMASQ = "{http://libvirt.org/schemas/network/dnsmasq/1.0}"
 _MARK = f"metadata/{{{METADATA}}}cluster"
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
+_EVERYTHING = IPv4Network("0.0.0.0/0")
+_HALVES = tuple(_EVERYTHING.subnets())
 _PROGRAM = re.compile(r'"([^"]*)",pid=(\d+)')
 
 #: What data of another shape than it should have raises when it is read, or looked at: too deep, too large, not there.
@@ -59,6 +61,10 @@ _NO_PROCESSES: tuple[tuple[Server, ...], Mapping[str, float]] = ((), {})
 _NO_MEMORY: tuple[Memory, _Hosts] = (Memory(), {})
 _NO_RESOLVER: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 _NO_DRIFT: tuple[tuple[Drift, ...], tuple[str, ...]] = ((), ())
+_NO_LEASES: tuple[Mapping[str, tuple[Lease, ...]], Mapping[str, str]] = ({}, {})
+
+#: Where libvirt's dnsmasqs write their leases: NAME-OF-THE-BRIDGE.status.
+_STATUS = "/var/lib/libvirt/dnsmasq"
 
 
 def read_capture(capture: Capture) -> Facts:
@@ -89,6 +95,10 @@ def read_capture(capture: Capture) -> Facts:
     memory, hosts = part(Part.MEMORY, _memory, _NO_MEMORY)
     resolvers, resolver_asks = part(Part.RESOLVER, _resolver, _NO_RESOLVER)
     drift, unseen = part(Part.DRIFT, _drift, _NO_DRIFT)
+    leases, unread_leases = part(Part.LEASES, _leases, _NO_LEASES)
+    networks = part(
+        Part.NETWORKS, lambda data: tuple(_with_files(read_network(each), hosts) for each in _list(data)), _NO_NETWORKS
+    )
     return Facts(
         now=host.now,
         root=host.root,
@@ -98,19 +108,20 @@ def read_capture(capture: Capture) -> Facts:
         programs=host.programs,
         versions=host.versions,
         emulators=part(Part.LIBVIRT, lambda data: _texts(data.get("emulators", {})), {}),
-        networks=part(
-            Part.NETWORKS,
-            lambda data: tuple(_with_files(read_network(each), hosts) for each in _list(data)),
-            _NO_NETWORKS,
+        networks=networks,
+        machines=part(
+            Part.MACHINES,
+            lambda data: tuple(map(partial(read_machine, ages=ages, networks=networks), _list(data))),
+            (),
         ),
-        machines=part(Part.MACHINES, lambda data: tuple(map(partial(read_machine, ages=ages), _list(data))), ()),
         links=part(Part.LINKS, lambda data: {each.name: each for each in read_links(_list(data))}, {}),
-        routes=part(Part.ROUTES, lambda data: tuple(read_routes(_list(data))), ()),
+        routes=part(Part.ROUTES, lambda data: tuple(_halves_joined(read_routes(_list(data)))), ()),
         neighbours=part(Part.NEIGHBOURS, _neighbours, {}),
         settings=part(Part.SETTINGS, _texts, {}),
         servers=servers,
         listeners=part(Part.LISTENERS, lambda data: tuple(filter(None, map(read_listener, _list(data)))), ()),
-        leases=part(Part.LEASES, lambda data: {name: read_leases(text) for name, text in data.items()}, {}),
+        leases=leases,
+        unread_leases=unread_leases,
         firewall=part(Part.FIREWALL, _firewall, Firewall("")),
         resolvers=resolvers,
         resolver_asks=resolver_asks,
@@ -236,6 +247,11 @@ def read_network(data: Mapping[str, Any]) -> Network:
         mac=_attribute(tree, "mac", "address").lower(),
         mtu=int(mtu) if mtu else None,
         forward="none" if forward is None else forward.get("mode", "nat"),
+        devices=()
+        if forward is None
+        else tuple(
+            dict.fromkeys(name for each in (forward, *forward.iterfind("interface")) if (name := each.get("dev", "")))
+        ),
         gateway=gateway,
         ranges=tuple(
             (IPv4Address(each.get("start", "")), IPv4Address(each.get("end", "")))
@@ -326,8 +342,8 @@ def _short(texts: list[str], most: int = 160) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def read_machine(data: Mapping[str, Any], ages: Mapping[str, float]) -> Machine:
-    """One machine: what runs where it does, else what is defined."""
+def read_machine(data: Mapping[str, Any], ages: Mapping[str, float], networks: Iterable[Network] = ()) -> Machine:
+    """One machine: what runs where it does, else what is defined. `networks` tell what libvirt makes of interfaces."""
     tree = ET.fromstring(data["live"] or data["saved"])  # noqa: S314 - libvirt's own
     saved = ET.fromstring(data["saved"]) if data["saved"] else tree  # noqa: S314
     mark = saved.find(_MARK)
@@ -344,6 +360,7 @@ def read_machine(data: Mapping[str, Any], ages: Mapping[str, float]) -> Machine:
     differences: tuple[str, ...] = ()
     if data["live"] and data["saved"]:
         defined = tuple(map(_interface, saved.iterfind("devices/interface")))
+        interfaces = tuple(_of_network(each, defined, networks) for each in interfaces)
         # Of what is only defined libvirt does not say which tap it will have, or whether it is plugged in.
         now, then = (sorted((nic.kind, nic.source, nic.mac) for nic in each) for each in (interfaces, defined))
         if now != then:
@@ -370,6 +387,9 @@ def read_machine(data: Mapping[str, Any], ages: Mapping[str, float]) -> Machine:
     )
 
 
+#: How a network forwards that plugs machines into links of the host (macvtap).
+_DIRECT = ("bridge", "private", "vepa", "passthrough")
+
 #: What of a machine's definition runs as it is written; of the rest libvirt fills in a lot when it starts.
 _OF_MACHINE = ("memory", "vcpu", "devices/emulator", "devices/disk")
 
@@ -390,13 +410,27 @@ def _nics(found: Iterable[tuple[str, str, str]]) -> str:
 
 def _interface(element: ET.Element) -> Interface:
     kind = element.get("type", "")
+    if _attribute(element, "source", "network"):
+        kind = "network"  # libvirt says of what runs which bridge or link it found in that network
     return Interface(
         kind=kind,
-        source=_attribute(element, "source", kind),
+        source=_attribute(element, "source", "dev" if kind == "direct" else kind),
         mac=_attribute(element, "mac", "address").lower(),
         tap=_attribute(element, "target", "dev"),
         plugged=_attribute(element, "link", "state") != "down",
     )
+
+
+def _of_network(running: Interface, defined: Iterable[Interface], networks: Iterable[Network]) -> Interface:
+    """An interface as it is defined, where it is what libvirt makes of one in a network that is others' bridge or link:
+    then what runs need not name the network."""
+    names = {each.source for each in defined if each.kind == "network" and each.mac == running.mac}
+    for network in networks:
+        bridged = running.kind == "bridge" and network.forward == "bridge" and running.source == network.bridge
+        direct = running.kind == "direct" and network.forward in _DIRECT and running.source in network.devices
+        if network.name in names and running.source and (bridged or direct):
+            return replace(running, kind="network", source=network.name)
+    return running
 
 
 def _attribute(parent: ET.Element, path: str, name: str) -> str:
@@ -447,6 +481,19 @@ def read_routes(entries: Iterable[Mapping[str, Any]]) -> Iterator[Route]:
             )
 
 
+def _halves_joined(routes: Iterable[Route]) -> Iterator[Route]:
+    """A VPN's pair of routes to either half of everything is its default route: 0.0.0.0/1 and 128.0.0.0/1."""
+    found = list(routes)
+    halves = {(each.dev, each.table, each.to): each for each in found if each.to in _HALVES and each.dev}
+    for each in found:
+        lower, upper = (halves.get((each.dev, each.table, half)) for half in _HALVES)
+        if each.to not in _HALVES or lower is None or upper is None:
+            yield each
+        elif each is lower:
+            # It goes before every default route, whatever their metrics.
+            yield replace(lower, to=_EVERYTHING, metric=-1, dead=lower.dead or upper.dead)
+
+
 def _neighbours(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
     """By link and address, the state that the kernel has them in."""
     return {
@@ -474,18 +521,33 @@ def read_listener(line: str) -> Listener | None:
 
 
 def read_leases(text: str) -> tuple[Lease, ...]:
-    """Understands what libvirt's helper of dnsmasq writes (JSON); an empty file has none."""
-    return tuple(
-        Lease(
-            ip=IPv4Address(each["ip-address"]),
-            mac=each.get("mac-address", "").lower(),
-            hostname=_text(each.get("hostname", "")),
-            client_id=each.get("client-id", "").lower(),
-            expires=float(each.get("expiry-time", 0)),
+    """Understands what libvirt's helper of dnsmasq writes (JSON); an empty file has none. Raises ValueError."""
+    try:
+        return tuple(
+            Lease(
+                ip=IPv4Address(each["ip-address"]),
+                mac=each.get("mac-address", "").lower(),
+                hostname=_text(each.get("hostname", "")),
+                client_id=each.get("client-id", "").lower(),
+                expires=float(each.get("expiry-time", 0)),
+            )
+            for each in _list(json.loads(text or "[]"))
+            if ":" not in each.get("ip-address", ":")
         )
-        for each in json.loads(text or "[]")
-        if ":" not in each.get("ip-address", ":")
-    )
+    except NOT_UNDERSTOOD as error:
+        raise ValueError(f"these are no leases: {error}") from error
+
+
+def _leases(data: Mapping[str, Any]) -> tuple[Mapping[str, tuple[Lease, ...]], Mapping[str, str]]:
+    """The leases by bridge, and by bridge why they are not known: a file that is spoilt takes no other along."""
+    found: dict[str, tuple[Lease, ...]] = {}
+    unread: dict[str, str] = {}
+    for bridge, text in _texts(data).items():
+        try:
+            found[bridge] = read_leases(text)
+        except ValueError as error:
+            unread[bridge] = f"{_STATUS}/{bridge}.status is not understood: {error}"
+    return found, unread
 
 
 def _firewall(data: Mapping[str, Any]) -> Firewall:

@@ -8,8 +8,12 @@ from typing import Any
 
 REMOVED = "«removed»"
 
-#: Words that name a secret, as keys of settings, options and attributes.
-_NAMES = r"(?=[\w-]*?(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|credential))[\w-]++"
+#: Words that name a secret, as keys of settings, options and attributes. The short ones only where a word ends.
+_WORDS = (
+    r"passw(?:or)?d|passphrase|secret|token|credential|(?:api|private|access|auth)[_-]?key|"
+    r"(?:pwd?|psk)(?![a-z])|[_-]pass(?![a-z-])"
+)
+_NAMES = rf"(?=[\w-]*?(?:{_WORDS}))[\w-]++"
 #: How a text in a text is quoted: as it is, in JSON's strings, in XML's attributes.
 _QUOTE = r"(?:\\*[\"']|&quot;|&apos;|&#3[49];)"
 _LEFT = rf"(?!{REMOVED})"
@@ -30,10 +34,27 @@ _PATTERNS = (
         rf"""(?i)(?<![\w-])(?P<name>{_NAMES})\s*[=:]\s*(?!{_QUOTE})"""
         rf"""{_LEFT}(?P<secret>(?:(?![,;&][a-z][\w.-]*[=:])[^\s"'<>])+)"""
     ),
-    # <passwd>value</passwd>
-    re.compile(rf"(?i)<(?P<name>{_NAMES})(?:\s[^<>]*)?>{_LEFT}(?P<secret>[^<>]*[^<>\s][^<>]*)</"),
-    # What a URL has before its host: user:password@
-    re.compile(rf"(?<=://)[^/\s:@]*:{_LEFT}(?P<secret>[^/\s@]+)(?=@)"),
+    # --name value
+    re.compile(rf"""(?i)(?<![\w-])--?(?P<name>{_NAMES})\s+(?!-|{_QUOTE}){_LEFT}(?P<secret>[^\s"'<>]+)"""),
+    # --name "value"
+    re.compile(
+        rf"""(?is)(?<![\w-])--?(?P<name>{_NAMES})\s+(?P<quote>{_QUOTE})"""
+        rf"""{_LEFT}(?P<secret>(?:(?!(?P=quote))(?:\\.|[^\n]))+)"""
+    ),
+    # "--name", "value", and the same as libvirt has it: <arg value='--name'/> <arg value='value'/>
+    re.compile(
+        rf"""(?is)(?<!\\)(?P<quote>{_QUOTE})--?(?P<name>{_NAMES})(?P=quote)(?:\s*,\s*|\s*/>\s*<[\w:.-]+\s+value=)(?P=quote)"""
+        rf"""{_LEFT}(?P<secret>(?:(?!(?P=quote))(?:\\.|[^\n]))+)"""
+    ),
+    # <passwd>value</passwd>, <of:passwd>value</of:passwd>
+    re.compile(
+        rf"(?i)<(?:[\w.-]+:)?(?P<name>{_NAMES})(?:\s[^<>]*)?>(?:\s*<!\[CDATA\[)?"
+        rf"{_LEFT}(?P<secret>[^<>]*[^<>\s][^<>]*)(?:</|<\\+/|\]\]>)"
+    ),
+    # What a URL has before its host, user:password@: up to the last @, since a password may have some.
+    re.compile(rf"(?<=://)[^/?#\s:]*:{_LEFT}(?P<secret>[^/?#\s]+)(?=@)"),
+    # Without a password it is a token, but for those whom SSH calls by their names.
+    re.compile(rf"""(?i)(?<!ssh)(?<!ssh2)(?<!sftp)://{_LEFT}(?P<secret>[^/?#\s:"'<>,]+)(?=:?@)"""),
     # Bearer tokens, and Basic ones, of HTTP (RFC 6750, RFC 7617).
     re.compile(r"(?i)\b(?:bearer|basic)\s+(?P<secret>[A-Za-z0-9._~+/=-]{8,})"),
 )
@@ -88,6 +109,7 @@ def redact_all(data: Any) -> tuple[Any, int]:
 
 
 def _names_secret(name: str) -> bool:
+    name = name.rpartition(":")[2]  # without the prefix of a namespace
     return bool(re.fullmatch(f"(?i){_NAMES}", name)) and not _PLACES.search(name)
 
 

@@ -145,6 +145,9 @@ def down(site: Site, name: str, *, within: float = SHUTDOWN_WITHIN) -> Outcome:
             state.begin(name, libvirt.uri, "down", plan)
             running = [each.name for each in observed.domains if each.running]
             progress(Phase("shut down", len(running)))
+            for each in observed.domains:
+                if not each.saved:  # it would be gone with its power
+                    domains.change(libvirt, each, replace(each, saved=True))
             stubborn = domains.shut_down(libvirt, running, within=within)
             if stubborn:
                 progress(Note(f"powered off after {within:g} s: {', '.join(stubborn)}", warning=True))
@@ -218,7 +221,7 @@ def _at_rest(observed: Observed, name: str) -> tuple[Resource, ...]:
     stopped: list[Resource] = []
     for each in observed.resources:
         if isinstance(each, Domain):
-            stopped.append(replace(each, running=False))
+            stopped.append(replace(each, running=False, saved=True))
         elif isinstance(each, VirtualNetwork):
             stopped.append(replace(each, active=False, autostart=False))
         else:

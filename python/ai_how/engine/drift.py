@@ -32,6 +32,7 @@ _WORDS = {
     (Kind.NETWORK, "saved"): "its definition says something else than what runs",
     (Kind.NETWORK, "intact"): "its dnsmasq ended, or its bridge is down or without its address",
     (Kind.NETWORK, "bridged"): "its bridge is gone",
+    (Kind.DOMAIN, "saved"): "it runs, and is not defined any more",
     (Kind.FIREWALL, "intact"): "it is not what was loaded",
     (Kind.SYSCTL, "lasting"): "a restart of the host would lose it",
     (Kind.ROUTE, "present"): "it is not there, or would not come back",
@@ -101,6 +102,8 @@ def _inside(observed: Observed) -> Iterator[Drift]:
             yield Drift(Kind.POOL, pool, "it is gone, and its machines are there")
     files = {each.key: each for each in observed.resources if each.kind in (Kind.VOLUME, Kind.SEED)}
     for machine in observed.domains:
+        if not machine.saved:
+            yield Drift(machine.kind, machine.key, _WORDS[machine.kind, "saved"])
         for need in machine.needs:
             pool = need.key.partition("/")[0]
             if need.kind in (Kind.VOLUME, Kind.SEED) and pool in pools and pools[pool].active and need.key not in files:
@@ -156,7 +159,7 @@ def _at_work(each: Resource) -> Resource:
         case VirtualNetwork():
             return replace(each, active=True, autostart=True, intact=True, bridged=True)
         case Domain():
-            return replace(each, linked=True)
+            return replace(each, linked=True, saved=True)
         case Pool():
             return replace(each, active=True)
         case _:

@@ -48,7 +48,11 @@ _HOOK_UNKNOWN = (
 
 @contextmanager
 def shared(progress: Progress) -> Iterator[None]:
-    """Nobody else changes what clusters share while the block lasts."""
+    """Nobody else changes what clusters share while the block lasts.
+
+    Raises HostError in another network namespace than libvirt's.
+    """
+    daemon.refuse_elsewhere("the host was not changed")
 
     def waiting() -> None:
         progress(Note("another ai-how is changing this host; waiting for it to end"))

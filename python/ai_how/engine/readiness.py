@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from ipaddress import IPv4Address
 
 from ai_how.engine.events import Event, Note, Progress, StepDone
 from ai_how.engine.prepare import Prepared
 from ai_how.engine.traffic import AFTER_WITHIN, restarts_network, verify_traffic, who_answers
 from ai_how.engine.wait import Lease, leases, wait_for_leases
-from ai_how.errors import NotReady
+from ai_how.errors import HostError, NotReady, some
 from ai_how.host.libvirt import Libvirt
 from ai_how.providers import attachment
 from ai_how.providers import domain as domains
 from ai_how.resources.base import Kind
 from ai_how.resources.domain import Domain
+from ai_how.resources.network import VirtualNetwork
 
 
 class Readiness:
@@ -59,8 +61,38 @@ class Readiness:
                 text = f"{late.what} since their link came back ({late.why}); they keep what DHCP told them before"
                 progress(Note(f"{text} until they renew, or are restarted: virsh reboot NODE", warning=True))
         rest = [each for each in nodes if each not in kept]
-        if rest or not kept:
+        settled = self._settled_without(rest, within, progress)
+        rest = [each for each in rest if each.name not in settled]
+        if rest or not (kept or settled):
             self._wait(rest, self._expiries, within, progress)
+
+    def _settled_without(self, nodes: list[Domain], within: float, progress: Progress) -> set[str]:
+        """Those of `nodes` that ran on and whose leases are lost, when they have one again, or answer: these are named.
+
+        Somebody undefined their network, and libvirt forgot their leases with it. A node whose link came back just now
+        asks for another, for which it has up to `within` seconds; else it asks when half of its lease is over.
+        """
+        lost = self._without_lease([each for each in nodes if each.name in self._kept])
+        settled: set[str] = set()
+        asking = [each for each in lost if not self._kept[each.name].linked]
+        if asking:
+            with suppress(NotReady):
+                self._wait(asking, {}, min(within, AFTER_WITHIN), progress)
+                settled.update(each.name for each in asking)
+            lost = self._without_lease(lost)
+        network = next((each for each in self._ready.want if isinstance(each, VirtualNetwork)), None)
+        answering: list[str] = []
+        if lost:
+            with suppress(HostError):  # nobody can be asked: then only a lease tells
+                answering = sorted(who_answers(self._libvirt, lost, network))
+        if answering:
+            text = "running on and answering, with no lease that libvirt knows of until they ask again"
+            progress(Note(f"{some(answering)}: {text}, or are restarted: virsh reboot NODE", warning=True))
+        return settled.union(answering)
+
+    def _without_lease(self, nodes: list[Domain]) -> list[Domain]:
+        held = {each.mac for each in self._read_leases()} if nodes else set()
+        return [each for each in nodes if each.mac not in held]
 
     def _wait(self, nodes: list[Domain], before: Mapping[str, int], within: float, progress: Progress) -> None:
         spec = self._ready.spec

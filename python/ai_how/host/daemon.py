@@ -7,6 +7,8 @@ import os
 import signal
 from pathlib import Path
 
+from ai_how.errors import HostError
+
 #: Which daemon runs the networks, the first that is there: one of their own, or the one for everything (daemons.html).
 _NAMES = ("virtnetworkd", "libvirtd")
 _RUN = Path("/run")
@@ -33,6 +35,23 @@ def identity(pid: int) -> str:
         return ""
     # The name, second field and in parentheses, may hold anything; the start time is the 22nd (proc(5)).
     return f"{pid} {fields.rpartition(')')[2].split()[19]}"
+
+
+def refuse_elsewhere(what: str) -> None:
+    """Raise HostError, with `what` does not go, where its network is another one than ours: we are in a network
+    namespace of our own, where its bridges seem to be gone, and rules would be nobody's. Not where it cannot be told.
+    """
+    pid = find()
+    try:
+        there, here = (Path(f"/proc/{each}/ns/net").stat().st_ino for each in (pid, "self"))
+    except OSError:
+        return
+    if there != here:
+        raise HostError(
+            what,
+            why="this is another network namespace than that of libvirt's daemon: its bridges and rules are not seen",
+            remedy=f"Run it there: nsenter --net=/proc/{pid}/ns/net ai-how …",
+        )
 
 
 def reload(pid: int) -> None:

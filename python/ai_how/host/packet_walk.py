@@ -1,17 +1,18 @@
 """nft's ruleset as data, and where a packet ends in a chain of it.
 
 Packets are followed as far as the rules can be understood: one that cannot (a limit, a mark, a module of iptables)
-neither accepts nor drops, and the packet goes on.
+neither accepts nor drops, and the packet goes on. Where it could have ended elsewhere by such a rule, the verdict is
+not certain.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from typing import Any, NamedTuple
 
 from ai_how.host import iptables
 
@@ -34,10 +35,12 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What makes a chain a base chain: the hook it is at, and what becomes of packets that reach its end."""
+    """What makes a chain a base chain: the hook it is at, what becomes of packets that reach its end, and its place
+    among those at the hook: lower ones come first."""
 
     hook: str
     policy: End
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,15 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a packet's way ends, and the rule of the chain `chain` that ended it; `rule` is None where the policy did."""
+    """How a packet's way ends, and the rule of the chain `chain` that ended it; `rule` is None where the policy did.
+
+    `certain`: it ends so whatever the rules do that are not understood.
+    """
 
     end: End
     chain: str
     rule: Rule | None = None
+    certain: bool = True
 
 
 #: What a packet has where it has no such header: no match holds, `!=` neither.
@@ -68,6 +75,15 @@ _BUILT_IN = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"
 _NAT_TARGETS = frozenset({"MASQUERADE", "SNAT", "NETMAP"})
 _STATE_MODULES = frozenset({"conntrack", "state"})
 _IGNORED = frozenset({"counter", "log", "mangle", "notrack", "ct helper"})
+#: Targets that hand the packet to a program, which may let it pass.
+_HANDED_ON = frozenset({"NFQUEUE", "TPROXY"})
+
+#: Where the kernel has iptables' tables at a hook. The table `nat` is where addresses change.
+_PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
+TARGET_NAT, SOURCE_NAT = -100, 100
+
+#: nft's names for iptables' kinds of ICMP; all that are not asked about may keep theirs.
+_ICMP = {"0": "echo-reply", "pong": "echo-reply", "8": "echo-request", "ping": "echo-request"}
 
 
 def read_tables(text: str) -> tuple[Table, ...]:
@@ -84,10 +100,10 @@ def read_tables(text: str) -> tuple[Table, ...]:
                 table = table_of(chain)
                 table.rules.setdefault(chain["name"], [])
                 policy = End.DROP if chain.get("policy") == "drop" else End.ACCEPT
-                if chain.get("type") == "filter":
-                    table.bases[chain["name"]] = Base(chain["hook"], policy)
+                if chain.get("type") in ("filter", "route"):
+                    table.bases[chain["name"]] = Base(chain["hook"], policy, chain.get("prio", 0))
                 elif chain.get("type") == "nat":
-                    table.nats[chain["name"]] = Base(chain["hook"], policy)
+                    table.nats[chain["name"]] = Base(chain["hook"], policy, chain.get("prio", 0))
             case {"rule": rule}:
                 table_of(rule).rules.setdefault(rule["chain"], []).append(rule["expr"])
             case {"set": named} | {"map": named}:
@@ -104,98 +120,157 @@ def read_iptables(text: str, name: str = "filter") -> Table:
     for chain, content in iptables.read_rules(text).items():
         table.rules[chain] = [_translated(rule) for rule in content.rules]
         if chain in _BUILT_IN:
-            bases[chain] = Base(chain.lower(), End.DROP if content.policy == "DROP" else End.ACCEPT)
+            policy = End.DROP if content.policy == "DROP" else End.ACCEPT
+            bases[chain] = Base(chain.lower(), policy, _priority(name, chain))
     return table
 
 
+def _priority(table: str, chain: str) -> int:
+    if table == "nat":
+        return TARGET_NAT if chain in ("PREROUTING", "OUTPUT") else SOURCE_NAT
+    return _PRIORITIES.get(table, 0)
+
+
 def passes(table: Table, chain: str, packet: Packet) -> bool:
-    """Whether `packet` comes through the base chain `chain`."""
+    """Whether `packet` comes through the base chain `chain`, as far as its rules are understood."""
     return decide(table, chain, packet).end is not End.DROP
 
 
 def decide(table: Table, chain: str, packet: Packet) -> Verdict:
     """What becomes of `packet` in the base chain `chain`, and what decides it."""
-    verdict = _follow(table, chain, packet, {})
-    if verdict.end is not End.RETURN:
-        return verdict
-    base = table.bases.get(chain) or table.nats[chain]
-    return Verdict(base.policy, chain)
+    found = _follow(table, chain, packet, {})
+    policy = (table.bases.get(chain) or table.nats[chain]).policy
+    possible = {policy if each is End.RETURN else each for each in found.ends}
+    certain = len(possible) == 1
+    verdict = found.last if certain else found.plain
+    if verdict.end is End.RETURN:
+        verdict = Verdict(policy, chain)
+    return replace(verdict, certain=certain)
 
+
+class _Outcome(NamedTuple):
+    """Where the packet ends in a chain: `plain` if nothing holds that is not understood, `last` where nothing gets
+    past; `ends` are all that are possible."""
+
+    plain: Verdict
+    last: Verdict
+    ends: frozenset[End]
+
+
+class _Step(NamedTuple):
+    """The same of one rule, None where the packet goes on: `last` also where it may do so. `ends` are those that are
+    possible besides."""
+
+    plain: Verdict | None
+    last: Verdict | None
+    ends: frozenset[End]
+
+
+_GOES_ON = _Step(None, None, frozenset())
+_MAY_PASS = _Step(None, None, frozenset({End.ACCEPT}))
 
 #: Where the packet ended in the chains that it has been through: it ends there again, whoever sends it there.
-_Known = dict[str, Verdict]
+_Known = dict[str, _Outcome]
 
 
-def _follow(table: Table, chain: str, packet: Packet, known: _Known) -> Verdict:
+def _follow(table: Table, chain: str, packet: Packet, known: _Known) -> _Outcome:
     """Where `packet` ends that enters `chain`."""
     if chain not in known:
-        known[chain] = Verdict(End.RETURN, chain)  # a loop, which the kernel does not allow, ends
+        returned = Verdict(End.RETURN, chain)
+        # A loop, which the kernel does not allow, ends.
+        known[chain] = _Outcome(returned, returned, frozenset({End.RETURN}))
+        plain, ends = None, frozenset[End]()
         for rule in table.rules.get(chain, ()):
-            verdict = _of_rule(table, chain, rule, packet, known)
-            if verdict is not None:
-                known[chain] = verdict
+            step = _of_rule(table, chain, rule, packet, known)
+            plain, last, ends = plain or step.plain, step.last, ends | step.ends
+            if last is not None:
                 break
+        else:
+            last, ends = returned, ends | {End.RETURN}
+        known[chain] = _Outcome(plain or last, last, ends)
     return known[chain]
 
 
-def _of_rule(table: Table, chain: str, rule: Rule, packet: Packet, known: _Known) -> Verdict | None:
-    """How the rule ends the packet's way through its chain; None where it goes on, or nobody knows."""
-    for expression in rule:
-        for kind, value in expression.items():
-            if kind == "match":
-                if _holds(table, value, packet) is not True:
-                    return None
-            elif kind == "vmap":
-                chosen = _chosen(table, value, packet)
-                return None if chosen is None else _ended(table, chain, rule, chosen, packet, known)
-            elif kind in ("accept", "drop", "reject", "return", "jump", "goto"):
-                return _ended(table, chain, rule, expression, packet, known)
-            elif kind in ("masquerade", "snat"):
-                return Verdict(End.NAT, chain, rule)
-            elif kind == "xt":
-                module = value or {}
-                if module.get("type") == "target":
-                    end = _target_end(module.get("name"))
-                    return None if end is None else Verdict(end, chain, rule)
-                if not _holds_module(module.get("name"), rule, packet):
-                    return None
-            elif kind not in _IGNORED:
-                return None
-    return None
+def _of_rule(table: Table, chain: str, rule: Rule, packet: Packet, known: _Known) -> _Step:
+    """What the rule does to the packet."""
+    sure = True
+    for kind, value in (each for expression in rule for each in expression.items()):
+        step = _ended(table, chain, rule, kind, value, packet, known)
+        if step is not None:
+            return step if sure else _unsure(step)
+        holds = _lets_on(table, rule, kind, value, packet)
+        if holds is False:
+            return _GOES_ON
+        sure = sure and holds is True
+    return _GOES_ON
 
 
-def _target_end(name: str | None) -> End | None:
-    if name == "REJECT":
-        return End.DROP
-    return End.NAT if name in _NAT_TARGETS else None
+def _unsure(*steps: _Step) -> _Step:
+    """One of these, or none. Of NAT it is none: who masquerades only what is marked (Tailscale, Kubernetes) does not
+    do it for nodes."""
+    ends = {end for each in steps for end in each.ends}
+    return _Step(None, None, frozenset(ends - {End.NAT}))
 
 
-def _ended(
-    table: Table, chain: str, rule: Rule, verdict: Mapping[str, Any], packet: Packet, known: _Known
-) -> Verdict | None:
-    match verdict:
-        case {"accept": _}:
-            return Verdict(End.ACCEPT, chain, rule)
-        case {"drop": _} | {"reject": _}:
-            return Verdict(End.DROP, chain, rule)
-        case {"return": _}:
-            return Verdict(End.RETURN, chain, rule)
-        case {"jump": {"target": target}}:
+def _lets_on(table: Table, rule: Rule, kind: str, value: Any, packet: Packet) -> bool | None:
+    """Whether the packet gets to what follows in the rule; None where nobody knows."""
+    if kind == "match":
+        return _holds(table, value, packet)
+    if kind == "xt":
+        module = value or {}
+        return True if module.get("type") == "target" else _holds_module(module.get("name"), rule, packet)
+    return True if kind in _IGNORED else None
+
+
+def _ended(table: Table, chain: str, rule: Rule, kind: str, value: Any, packet: Packet, known: _Known) -> _Step | None:
+    """What a statement does that decides; None of every other."""
+    match kind, value:
+        case ("accept", _) | ("drop" | "reject", _) | ("return", _):
+            return _at_once(_ENDS[kind], chain, rule)
+        case ("masquerade" | "snat", _):
+            return _at_once(End.NAT, chain, rule)
+        case ("xt", {"type": "target", "name": "REJECT"}):
+            return _at_once(End.DROP, chain, rule)
+        case ("xt", {"type": "target", "name": name}) if name in _NAT_TARGETS:
+            return _at_once(End.NAT, chain, rule)
+        case ("xt", {"type": "target", "name": name}) if name in _HANDED_ON:
+            return _MAY_PASS
+        case ("queue", _):
+            return _MAY_PASS
+        case ("jump", {"target": target}):
             there = _follow(table, target, packet, known)
-            return None if there.end is End.RETURN else there
-        case {"goto": {"target": target}}:
-            return _follow(table, target, packet, known)
+            plain = None if there.plain.end is End.RETURN else there.plain
+            last = None if End.RETURN in there.ends else there.last
+            return _Step(plain, last, there.ends - {End.RETURN})
+        case ("goto", {"target": target}):
+            return _Step(*_follow(table, target, packet, known))
+        case ("vmap", {"key": key, "data": data}):
+            asked = _value(key, packet)
+            steps = (
+                _ended(table, chain, rule, *each, packet, known) or _GOES_ON
+                for verdict in _chosen(table, asked, data)
+                for each in verdict.items()
+            )
+            return _unsure(*steps) if asked is None else next(steps, _GOES_ON)
         case _:
             return None
 
 
-def _holds_module(name: str | None, rule: Rule, packet: Packet) -> bool:
+_ENDS = {"accept": End.ACCEPT, "drop": End.DROP, "reject": End.DROP, "return": End.RETURN}
+
+
+def _at_once(end: End, chain: str, rule: Rule) -> _Step:
+    verdict = Verdict(end, chain, rule)
+    return _Step(verdict, verdict, frozenset({end}))
+
+
+def _holds_module(name: str | None, rule: Rule, packet: Packet) -> bool | None:
     """A match by a module of iptables, whose arguments nft does not show. Of states, those that are accepted are mostly
     RELATED,ESTABLISHED, and those that are dropped INVALID."""
     if name in _STATE_MODULES:
         drops = any("drop" in each or each.get("xt") == {"type": "target", "name": "REJECT"} for each in rule)
         return packet["state"] == "established" and not drops
-    return name == "comment"
+    return True if name == "comment" else None
 
 
 def _holds(table: Table, match: Mapping[str, Any], packet: Packet) -> bool | None:
@@ -293,13 +368,12 @@ def _within(value: Any, network: str) -> bool:
         return False
 
 
-def _chosen(table: Table, vmap: Mapping[str, Any], packet: Packet) -> Mapping[str, Any] | None:
-    """The verdict that a verdict map has for the packet."""
-    value, data = _value(vmap["key"], packet), vmap["data"]
+def _chosen(table: Table, value: Any, data: Any) -> Iterator[Mapping[str, Any]]:
+    """The verdicts that a verdict map has for the value: all where nobody knows it."""
     members = table.sets.get(data[1:], ()) if isinstance(data, str) else data.get("set", ())
-    if value is None or value is _ABSENT:
-        return None
-    return next((each[1] for each in members if isinstance(each, list) and _is_in(table, value, each[0])), None)
+    for each in members:
+        if isinstance(each, list) and value is not _ABSENT and (value is None or _is_in(table, value, each[0])):
+            yield each[1]
 
 
 def _key(member: Any) -> Any:
@@ -339,15 +413,18 @@ def _translated(rule: Sequence[str]) -> Rule:
             case ["-j" | "-g", target, *more]:
                 found.append(_target(target, goto=words[0] == "-g", more=more))
                 return found
-            case ["-m", "comment", "--comment", _, *rest] | ["-m", "tcp" | "udp" | "conntrack" | "state", *rest]:
+            case ["-m", "comment", "--comment", _, *rest]:
+                pass
+            case ["-m", "tcp" | "udp" | "icmp" | "conntrack" | "state", *rest]:
                 pass
             case ["-m", "physdev", "--physdev-is-bridged", *rest]:
                 found.append(_match({"meta": {"key": "bridged"}}, "yes", negated))
             case [option, value, *rest] if (known := _option(option, value, negated)) is not None:
                 found.append(known)
             case _:
-                found.append({"unknown": " ".join(words)})
-                return found
+                size = next((at for at, each in enumerate(words) if at and each in ("-m", "-j", "-g")), len(words))
+                found.append({"unknown": " ".join(words[:size])})
+                rest = words[size:]
         words = rest
     return found
 
@@ -362,6 +439,11 @@ def _option(option: str, value: str, negated: bool) -> dict[str, Any] | None:
             return _match({"meta": {"key": "l4proto"}}, value, negated)
         case "--dport" | "--sport":
             return _match(_payload("th", option[2:]), _port(value), negated)
+        case "--icmp-type":
+            kind = value.partition("/")[0]  # and a code, of which echoes have one alone
+            if kind in ("any", "255"):
+                return _match({"meta": {"key": "l4proto"}}, "icmp", negated)
+            return _match(_payload("icmp", "type"), _ICMP.get(kind, kind), negated)
         case "--ctstate" | "--state":
             return _match({"ct": {"key": "state"}}, value.lower().split(","), negated)
         case _:
@@ -374,7 +456,7 @@ def _target(name: str, *, goto: bool, more: Iterable[str]) -> dict[str, Any]:
             return {name.lower(): None}
         case _ if name.isupper() and list(more):
             return {"xt": {"type": "target", "name": name}}  # only targets of modules have options
-        case "REJECT" | "LOG" | "CHECKSUM" | "NOTRACK" | "MASQUERADE" | "SNAT" | "MARK" | "TCPMSS":
+        case "REJECT" | "LOG" | "CHECKSUM" | "NOTRACK" | "MASQUERADE" | "SNAT" | "MARK" | "TCPMSS" | "NFQUEUE":
             return {"xt": {"type": "target", "name": name}}
         case _:
             return {("goto" if goto else "jump"): {"target": name}}

@@ -87,13 +87,15 @@ def standing(
     everybody: bool = False,
     senders: int = 2,
     outside: bool = True,
+    file: str = "CONFIG",
 ) -> Iterator[Standing]:
     """Places for `clusters`, which must be up, for the length of a `with` block.
 
     Of a cluster up to MOST nodes are stood for, or `everybody`; there are at least so many `senders`. Without `outside`
-    nothing is made that stands for the LAN.
+    nothing is made that stands for the LAN. `file` is where the clusters are configured, for what is said of it.
 
-    Raises PrivilegeError, HostError where a cluster is not up, NotReady or HostError where nothing can send.
+    Raises PrivilegeError, HostError where a cluster is not up, or has other addresses here, NotReady or HostError where
+    nothing can send.
     """
     if not is_root():
         raise PrivilegeError(
@@ -103,6 +105,7 @@ def standing(
         )
     there = {each.cluster: each for each in networks.observe_all(libvirt) if each.cluster}
     _refuse_down(clusters, there)
+    _refuse_elsewhere(clusters, there, file)
     running = {each.name for each in domains.observe_all(libvirt) if each.running}
     with ExitStack() as stack:
         host = stack.enter_context(here(HOST))
@@ -148,6 +151,24 @@ def _refuse_down(clusters: Iterable[Cluster], there: Mapping[str, VirtualNetwork
                 f"cluster {each.name} cannot be tested",
                 why="it is not on this host" if network is None else f"its network {network.name} is not active",
                 remedy="Bring it up: ai-how up CONFIG. Before that, ai-how rehearse CONFIG tests it in a lab.",
+            )
+
+
+def _refuse_elsewhere(clusters: Iterable[Cluster], there: Mapping[str, VirtualNetwork], file: str) -> None:
+    """Whoever stands for a node would be on another network than the cluster's, or on none."""
+    for each in clusters:
+        network, told = there[each.name], each.network
+        facts = {
+            "": (network.subnet, told.subnet),
+            "gateway ": (network.gateway, told.gateway),
+            "bridge ": (network.bridge, told.bridge),
+        }
+        differ = [(name, now, said) for name, (now, said) in facts.items() if now != said]
+        if differ:
+            raise HostError(
+                f"cluster {each.name} is not as {file} says",
+                why="; ".join(f"its network has {name}{now}, the file says {name}{said}" for name, now, said in differ),
+                remedy=f"`ai-how plan {file}` shows it, `ai-how up {file}` makes it so.",
             )
 
 

@@ -25,11 +25,14 @@ def observe_all(libvirt: Libvirt) -> list[Domain]:
     """Every machine of the host that carries our mark, of all clusters."""
     with libvirt.doing("cannot list the host's machines"):
         handles = libvirt.connection.listAllDomains()
+        # Asked for all at once: one call for each would cost as much as the definitions do.
+        undefined = libvirt.connection.listAllDomains(libvirt.api.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+    passing = {handle.name() for handle in undefined}
     ours = [handle for handle in handles if is_ours(handle)]
     texts = libvirt.map(lambda handle: _describe(libvirt, handle), ours)
     # The list gives a number to what runs: asked for in two lists, a machine that starts in between is in neither.
     found = [
-        read_domain(text, running=handle.ID() != -1)
+        replace(read_domain(text, running=handle.ID() != -1), saved=handle.name() not in passing)
         for handle, text in zip(ours, texts, strict=True)
         if text is not None
     ]
@@ -86,11 +89,14 @@ def create(libvirt: Libvirt, want: Domain) -> None:
 
 def change(libvirt: Libvirt, have: Domain, want: Domain) -> None:
     """Redefine what differs (a running machine takes it up at its next start), start or stop it, mend its link."""
+    # On the way back from a change that failed it stays defined.
+    want = replace(want, saved=True)
     redefine = replace(have, running=want.running, linked=want.linked) != want
     handle = _define(libvirt, want) if redefine else libvirt.get(libvirt.connection.lookupByName, want.name)
     if want.running:
         _start(libvirt, handle, want.name)
         if want.linked and not have.linked:
+            _unplug_forgotten(libvirt, handle, want)
             attachment.attach(libvirt, want.network, machines=[want.name])
     else:
         power_off(libvirt, handle, want.name)
@@ -171,6 +177,20 @@ def _describe(libvirt: Libvirt, handle: Handle) -> str | None:
 def _define(libvirt: Libvirt, want: Domain) -> Handle:
     with libvirt.doing(f"cannot define {want.name}"):
         return libvirt.connection.defineXML(want.to_xml())
+
+
+def _unplug_forgotten(libvirt: Libvirt, handle: Handle, want: Domain) -> None:
+    """Unplug the machine's card where its network knows of no lease of it: somebody undefined the network, and libvirt
+    forgot them. It asks DHCP anew when it is plugged in again, and not only when half of its lease is over."""
+    network = libvirt.get(libvirt.connection.networkLookupByName, want.network)
+    with libvirt.doing(f"cannot read the leases of {want.network}"):
+        if network.DHCPLeases(want.mac):
+            return
+    text = libvirt.ask(f"cannot read {want.name}", handle.XMLDesc)
+    for link in () if text is None else attachment.read_links(text):
+        if link.network == want.network and link.on:
+            with contextlib.suppress(libvirt.api.libvirtError):  # who plugs it in says what is wrong
+                handle.updateDeviceFlags(link.to_xml(on=False), libvirt.api.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def _start(libvirt: Libvirt, handle: Handle, name: str) -> None:

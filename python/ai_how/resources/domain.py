@@ -19,7 +19,8 @@ class Domain:
     """One machine. `memory_kib` in KiB; `kvm` chooses hardware virtualisation over TCG.
 
     `disk` and `seed` name volumes of `pool`, which stand in `directory`. `linked` is whether its tap is on the bridge
-    of its network; one that does not run has none to be elsewhere.
+    of its network; one that does not run has none to be elsewhere. `saved` is False where somebody undefined it
+    while it ran: it would be gone with its power.
     """
 
     kind: ClassVar[Kind] = Kind.DOMAIN
@@ -37,6 +38,7 @@ class Domain:
     graphics: bool = managed(Impact.RESTART)
     running: bool = managed(Impact.LIVE)
     linked: bool = managed(Impact.LIVE, default=True)
+    saved: bool = managed(Impact.LIVE, default=True)
 
     @property
     def key(self) -> str:

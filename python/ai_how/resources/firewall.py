@@ -103,7 +103,8 @@ class FirewallTable(Plain):
     intact: bool = managed(Impact.LIVE)
 
     def __str__(self) -> str:
-        return f"nftables table {TABLE} with the rules of {some([each.cluster for each in self.clusters])}"
+        rules = f" with the rules of {some([each.cluster for each in self.clusters])}" if self.clusters else ""
+        return f"nftables table {TABLE}{rules}"
 
     @property
     def key(self) -> str:

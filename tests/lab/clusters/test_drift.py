@@ -294,6 +294,13 @@ def test_domain_that_was_undefined(mended: Mended) -> None:
     mended("create domain shared-compute-01", change=lambda scene: scene.virsh("undefine", "shared-compute-01"))
 
 
+def test_domain_that_was_undefined_while_it_runs_is_defined_again(scene: Scene, mended: Mended) -> None:
+    steps = mended(f"change domain {RUNS}", change=lambda scene: scene.virsh("undefine", RUNS))
+    assert fields(steps) == {"saved"}
+    assert [each["class"] for each in steps] == ["live"]
+    assert RUNS in scene.virsh("list", "--persistent", "--name").split()
+
+
 def test_domain_that_was_edited(mended: Mended) -> None:
     def change(scene: Scene) -> None:
         text = scene.virsh("dumpxml", "--inactive", "shared-compute-01")

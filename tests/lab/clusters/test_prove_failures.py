@@ -123,6 +123,27 @@ def test_cluster_that_is_down_is_not_tested(
     assert "ai-how up" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ({"subnet": "10.44.9.0/24"}, "its network has 10.44.1.0/24, the file says 10.44.9.0/24"),
+        ({"gateway_ip": "10.44.1.254"}, "its network has gateway 10.44.1.1, the file says gateway 10.44.1.254"),
+        ({"bridge": "br-other"}, "its network has bridge br-wide, the file says bridge br-other"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_configuration_that_says_something_else_than_the_host_is_named(
+    folder: Path, blank_image: Path, standing: Scene, ai_how: AiHow, network: dict[str, Any], said: str
+) -> None:
+    path = folder / "other.yaml"
+    path.write_text(yaml.safe_dump({"clusters": {"wide": cluster(blank_image, "wide", 1, nodes=2, **network)}}))
+    ran = ai_how("test", path, "--quick")
+    assert ran.returncode == 3, ran.stdout + ran.stderr
+    assert f"cluster wide is not as {path} says" in ran.stderr
+    assert said in ran.stderr
+    assert f"`ai-how plan {path}` shows it, `ai-how up {path}` makes it so" in ran.stderr
+
+
 def test_configuration_that_is_wrong_is_refused(folder: Path, standing: Scene, ai_how: AiHow) -> None:
     (folder / "wrong.yaml").write_text("clusters: {hpc: {nam: x}}\n")
     assert ai_how("test", folder / "wrong.yaml").returncode == 2

@@ -269,6 +269,54 @@ def test_network_that_somebody_restarted_is_seen_and_mended(
     assert ai_how("destroy", path, "--yes").returncode == 0
 
 
+def test_node_whose_network_somebody_undefined_runs_on_and_has_a_lease_again(
+    cluster: Callable[..., Path], in_guest: InGuest, virsh: Virsh, ai_how: AiHow, clean_host: None
+) -> None:
+    path = cluster()
+    before = pids()
+    virsh("net-destroy", "tried-network")
+    virsh("net-undefine", "tried-network")  # and libvirt forgets the leases
+    ran = ai_how("up", path, "--yes", "--timeout", "30")
+    assert ran.returncode == 0, ran.stderr
+    assert "no lease" not in ran.stderr
+    assert pids() == before
+    assert {each["node"]: each["ip"] for each in json.loads(ai_how("leases", path, "--json").stdout)} == {
+        CONTROLLER: "10.44.0.2"
+    }
+    passes(in_guest, CONTROLLER, str(INTERNET.resolvers[0]))
+    assert nothing_to_do(ai_how, path)
+    assert ai_how("destroy", path, "--yes").returncode == 0
+
+
+def test_node_without_a_lease_that_answers_is_ready_with_a_warning_and_one_that_does_not_is_not(
+    cluster: Callable[..., Path], in_guest: InGuest, virsh: Virsh, ai_how: AiHow, clean_host: None
+) -> None:
+    path = cluster()
+    in_guest(CONTROLLER, "/bin/sh", "-c", "kill -STOP $(pidof udhcpc)")
+    virsh("net-destroy", "tried-network")
+    virsh("net-undefine", "tried-network")
+    for _ in ("mended", "nothing to do"):
+        ran = ai_how("up", path, "--yes", "--timeout", "2")
+        assert ran.returncode == 0, ran.stderr
+        assert f"{CONTROLLER}: running on and answering, with no lease" in ran.stderr
+    virsh("suspend", CONTROLLER)
+    ran = ai_how("up", path, "--timeout", "2")
+    assert ran.returncode == 1, ran.stderr
+    assert "1 of 1 nodes have no lease" in ran.stderr
+    assert ai_how("destroy", path, "--yes").returncode == 0
+
+
+def test_node_that_was_undefined_while_it_ran_is_still_there_after_down(
+    cluster: Callable[..., Path], virsh: Virsh, ai_how: AiHow, clean_host: None
+) -> None:
+    path = cluster()
+    virsh("undefine", CONTROLLER)
+    ran = ai_how("down", path)
+    assert ran.returncode == 0, ran.stderr
+    assert virsh("list", "--all", "--name").split() == [CONTROLLER]
+    assert ai_how("destroy", path, "--yes").returncode == 0
+
+
 def test_link_that_is_left_off_half_way_is_mended(
     cluster: Callable[..., Path], in_guest: InGuest, virsh: Virsh, ai_how: AiHow, clean_host: None
 ) -> None:

@@ -188,6 +188,18 @@ FAULTS: tuple[Fault, ...] = (
     Fault("bridge-address-missing", ALONE, "it was removed", ways.without_address(ALONE)),
     Fault("bridge-address-missing", NAMES, "another one is there", ways.without_address(NAMES, "10.44.3.254/24")),
     Fault("bridge-address-missing", DEFAULT, "of another size", ways.without_address(DEFAULT, f"{DEFAULT_GATEWAY}/32")),
+    Fault(
+        "bridge-address-missing",
+        DEFAULT,
+        "its route was deleted",
+        ways.lines(
+            f"ip route delete 192.168.122.0/24 dev {DEFAULT_BRIDGE}",
+            back=[
+                f"ip route add 192.168.122.0/24 dev {DEFAULT_BRIDGE} proto kernel scope link src {DEFAULT_GATEWAY}",
+            ],
+        ),
+        cuts=(DEFAULT,),
+    ),
     # dnsmasq
     Fault("dnsmasq-dead", ALONE, "it was killed", ways.killed(ALONE)),
     Fault("dnsmasq-dead", DEFAULT, "without a trace, and not of ours", ways.killed(DEFAULT, trace=False)),
@@ -209,6 +221,12 @@ FAULTS: tuple[Fault, ...] = (
         LIVE,
         "somebody drops DHCP of the nodes",
         ways.dropped(_BR[LIVE], "udp dport 67"),
+    ),
+    Fault(
+        "dnsmasq-unresponsive",
+        LIVE,
+        "somebody drops the answers",
+        ways.lines(f"iptables -I OUTPUT -o {_BR[LIVE]} -j DROP", back=[f"iptables -D OUTPUT -o {_BR[LIVE]} -j DROP"]),
     ),
     Fault("dns-loop", ("first", "second"), "two networks ask each other", ways.asking_each_other),
     Fault("dns-loop", DEFAULT, "the host's resolver asks a gateway that asks it", ways.resolver_asks_gateway),
@@ -354,7 +372,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("nat-missing", DEFAULT, "libvirt's rules were deleted", ways.libvirts_chains_flushed("nat"), cuts=(DEFAULT,)),
     Fault(
         "nat-missing",
-        CLUSTERS,
+        HOST,
         "our chain was flushed",
         ways.of_clusters(RULES("flush chain inet ai_how postrouting")),
         cuts=(ALONE,),
@@ -538,7 +556,16 @@ HARMLESS: Mapping[str, ways.Breaks] = {
     "a machine that is off": ways.defined("off", DEFAULT, ways.OTHERS[6]),
     "a machine that has just been started": ways.running("young", DEFAULT, ways.OTHERS[6]),
     "a lease that has expired": ways.expired_lease(ALONE, breakages.STRANGER, "10.44.1.2"),
+    "a network that may leave by one link alone": ways.network("single", 12, forward="mode='nat' dev='uplink'"),
     "a table of somebody's that counts": ways.policy_of_a_table("forward", "accept"),
+    "a table of somebody's that accepts bridges by their kind": ways.lines(
+        "nft add table inet theirs",
+        "nft add chain inet theirs through '{ type filter hook forward priority 0; }'",
+        "nft add rule inet theirs through 'meta iifkind \"bridge\" accept'",
+        "nft add rule inet theirs through 'ct state & (established | related) != 0' accept",
+        "nft add rule inet theirs through drop",
+        back=["nft delete table inet theirs"],
+    ),
     "frames within bridges pass by iptables or not": ways.setting("bridge/bridge-nf-call-iptables", "0"),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,8 @@ BROKEN = {
     "bridge-down, not ours": f"ip link set {DEFAULT_BRIDGE} down",
     "bridge-address-missing": f"ip address flush dev {bridge_of(NAMES)}",
     "bridge-address-missing, not ours": f"ip address delete {DEFAULT_GATEWAY}/24 dev {DEFAULT_BRIDGE}",
+    "bridge-address-missing, its route": f"ip route delete 10.44.1.0/24 dev {bridge_of(ALONE)}",
+    "bridge-address-missing, its route, not ours": f"ip route delete 192.168.122.0/24 dev {DEFAULT_BRIDGE}",
     "dnsmasq-dead": f"kill -9 {{dnsmasq_alone}}; {_UNTIL_GONE} {{dnsmasq_alone}}",
     "dnsmasq-dead, not ours": f"kill -9 {{dnsmasq_default}}; {_UNTIL_GONE} {{dnsmasq_default}}",
     "dnsmasq-unresponsive": "kill -STOP {dnsmasq_alone}",
@@ -63,9 +66,16 @@ BROKEN = {
     "ip-forward-off": "sysctl -q -w net.ipv4.ip_forward=0",
     "firewall-rules-missing, all of them": "nft flush ruleset",
     "firewall-rules-missing, libvirt's": "iptables -F LIBVIRT_FWO",
+    "firewall-rules-missing, libvirt's, as people flush": "iptables -F",
+    "firewall-rules-missing, libvirt's, with their chains": "iptables -F; iptables -X",
+    "firewall-rules-missing, libvirt's, what leads there": "iptables -F FORWARD",
     "firewall-rules-missing, ours": "nft delete table inet ai_how",
+    "firewall-rules-missing, who replaced ours was killed": (
+        "nft 'add table inet ai_how_next; add chain inet ai_how_next made_by_ai_how'"
+    ),
     "nat-missing": "nft flush chain inet ai_how postrouting",
     "nat-missing, libvirt's": "iptables -t nat -F LIBVIRT_PRT",
+    "nat-missing, libvirt's, as people flush": "iptables -t nat -F",
     "isolation-open": f"nft add element inet ai_how peers '{{{{ {bridge_of(ALONE)} . {bridge_of(NAMES)} }}}}'",
     "isolation-open, libvirt's": f"iptables -D LIBVIRT_FWI -o {DEFAULT_BRIDGE} -j REJECT",
     "forward-drop-policy": "iptables -P FORWARD DROP",
@@ -91,7 +101,7 @@ ELSEWHERE = {
 
 
 #: What gives a finding a repair that `--fix` does.
-_REPAIRS = re.compile(r"\b(repair|mend|_set|_start|_started|_woken|_again|_stopping)\(")
+_REPAIRS = re.compile(r"\b(repair|mend|_set|_start|_started|_woken|_plugged_in|_again|_stopping)\(")
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +154,28 @@ def test_after_all_of_it_everything_is_as_promised(host: Scene) -> None:
 def test_every_automatic_repair_is_tried() -> None:
     tried = {what.partition(",")[0].partition(" ")[0] for what in BROKEN} | set(ELSEWHERE)
     assert tried == {each.identifier for each in CHECKS if _REPAIRS.search(inspect.getsource(each.look))}
+
+
+def test_in_a_network_namespace_of_its_own_nothing_is_told_and_nothing_done(host: Scene, tmp_path: Path) -> None:
+    """There all bridges seem to be gone, while libvirt answers."""
+
+    def bridge() -> str:
+        return Path(f"/sys/class/net/{DEFAULT_BRIDGE}/ifindex").read_text()
+
+    before = bridge()
+    for words in (
+        ["doctor"],
+        ["doctor", "--fix", "--yes"],
+        ["support-bundle", "-o", str(tmp_path / "b")],
+        ["gc", "--yes"],
+    ):
+        ran = subprocess.run(
+            ["unshare", "--net", sys.executable, "-m", "ai_how", *words], check=False, capture_output=True, text=True
+        )
+        assert ran.returncode == 3, ran.stdout + ran.stderr
+        assert "another network namespace" in ran.stderr
+    assert bridge() == before
+    assert ask().root is None
 
 
 def test_daemon_that_was_stopped_goes_on(host: Scene, tmp_path: Path) -> None:

@@ -156,12 +156,12 @@ def file(path: str | Path, change: Callable[[str], str] | None, then: Callable[[
 
 
 def network(name: str, number: int, *, first: int = 10, last: int = 99, inside: str = "", dhcp: str = "",
-            options: Sequence[str] = ()) -> Breaks:  # fmt: skip
+            options: Sequence[str] = (), forward: str = "mode='nat'") -> Breaks:  # fmt: skip
     """A network of somebody's, 10.66.NUMBER.0/24 on br-NAME, as long as it is there; with `first` 0 it has no range."""
     range_ = f"<range start='10.66.{number}.{first}' end='10.66.{number}.{last}'/>" if first else ""
     set_ = "".join(f"<o:option value='{each}'/>" for each in ("no-ping", *options))
     text = f"""
-<network xmlns:o='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>{name}</name><forward mode='nat'/>
+<network xmlns:o='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>{name}</name><forward {forward}/>
   <bridge name='br-{name}' stp='off' delay='0'/>{inside}
   <ip address='10.66.{number}.1' netmask='255.255.255.0'><dhcp>{range_}{dhcp}</dhcp></ip>
   <o:options>{set_}</o:options></network>

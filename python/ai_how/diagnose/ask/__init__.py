@@ -45,7 +45,11 @@ Task = Callable[[], Any]
 
 
 def gather(uri: str, question: Question, state: Path | None = None) -> Capture:
-    """Everything that `question` needs, of this host and its libvirt at `uri`, and the state file if there is one."""
+    """Everything that `question` needs, of this host and its libvirt at `uri`, and the state file if there is one.
+
+    Raises HostError in a network namespace that is not libvirt's: all its bridges would seem to be gone.
+    """
+    daemon.refuse_elsewhere("the host was not looked at")
     found: dict[Part, Any] = {}
     missing: dict[Part, str] = {}
     opened: list[Asked] = []

@@ -38,12 +38,14 @@ def list_as_loaded(text: str) -> str:
     in it.
 
     Nothing of it touches our own namespace, or remains. Needs root. Raises CommandFailed, or HostError where `text` is
-    no JSON.
+    not nft's JSON.
     """
     try:
         for transaction in text.splitlines() or [""]:
-            json.loads(transaction)
-    except ValueError as error:  # nft would take it for nothing at all, without a word
+            found = json.loads(transaction)
+            if not isinstance(found, dict) or "nftables" not in found:
+                raise ValueError("it is no transaction of nft's")
+    except (ValueError, RecursionError) as error:  # nft would take it for nothing at all, without a word
         raise HostError("the remembered firewall rules cannot be read", why=str(error)) from error
     python = [sys.executable or "/usr/bin/python3", "-I", "-S", "-c", _LOAD_AND_LIST]
     path = f"PATH={os.environ.get('PATH', os.defpath)}:{SEARCH}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
 from ai_how.diagnose.checks.base import advice, check, of_network, repair
@@ -18,6 +19,9 @@ _LOOPBACK = "127."
 
 #: A client identifier that is made of the client's MAC begins with its kind of hardware, Ethernet (RFC 2132, 9.14).
 _BY_MAC = "01:"
+
+#: What cannot be told of a network whose leases are not known.
+_OF_LEASES = ("dhcp-pool-exhausted", "duplicate-client-id", "stale-lease", "lease-mismatch")
 
 
 # ---- who serves -------------------------------------------------------------------------------------------------
@@ -192,6 +196,15 @@ def _ranges(network: Network) -> Iterator[tuple[IPv4Address, IPv4Address]]:
             # Ranges that are tagged, or of another kind, say something else there.
             with contextlib.suppress(AddressValueError):
                 yield IPv4Address(words[0]), IPv4Address(words[1])
+
+
+@check("lease-mismatch", "Are the leases of every active network understood?", Part.NETWORKS, Part.LEASES)
+def leases_read(facts: Facts) -> Iterator[Finding]:
+    for network in facts.active:
+        why = facts.unread_leases.get(network.bridge, "")
+        for identifier in _OF_LEASES if why else ():
+            summary = f"the leases of {network.name} are not known"
+            yield replace(of_network(network, Answer.UNKNOWN, summary, why), check=identifier)
 
 
 @check("dhcp-pool-exhausted", "Has every network an address for the next machine?", Part.NETWORKS, Part.LEASES)

@@ -20,11 +20,13 @@ from ai_how.diagnose.rules import (
     asking_stopped,
     forwarding_stopped,
     libvirt_rules_missing,
+    libvirts_chains_are_whole,
     not_masqueraded,
     ours_changed,
     within_stopped,
 )
 from ai_how.host import iptables
+from ai_how.resources.firewall import TABLE
 
 #: From this version on libvirt makes its rules by nftables or by iptables, as it is built and configured.
 _TWO_BACKENDS = (10, 4)
@@ -53,6 +55,12 @@ def there(facts: Facts) -> Iterator[Finding]:
             Answer.FAIL,
             "ai-how's own firewall rules are not as they were loaded",
             *_some(ours.lines),
+            fix=_again(facts, gone=True, libvirt=False),
+        )
+    if ours.cut_off:
+        yield of_host(
+            Answer.FAIL,
+            "whoever replaced ai-how's own firewall rules was killed at that: they are in tables of the moment",
             fix=_again(facts, gone=True, libvirt=False),
         )
     for each in lacking:
@@ -160,14 +168,31 @@ def _once(commands: Iterable[Command]) -> tuple[Command, ...]:
     Part.ROUTES,
 )
 def masqueraded(facts: Facts) -> Iterator[Finding]:
-    for name, why in not_masqueraded(facts.firewall, _ways(facts), _uplink(facts)):
-        for network in _named(facts, [name]):
-            yield of_network(
-                network,
+    ways = _ways(facts)
+    found: list[tuple[str, str]] = []
+    for uplink in dict.fromkeys(each.device or _uplink(facts) for each in ways):
+        those = [each for each in ways if (each.device or _uplink(facts)) == uplink]
+        found += not_masqueraded(facts.firewall, those, uplink)
+    guarded = {each.name for each in facts.active if each.guarded}
+    # A rule of somebody's before ours and libvirt's is not put right by making these anew.
+    theirs = [each for each in found if each[1].startswith("a rule of ") and f" {TABLE} " not in each[1]]
+    ours = [each for each in found if each[0] in guarded and each not in theirs]
+    libvirts = [each for each in found if each not in theirs and each not in ours]
+    away = advice(
+        "Take that rule away, or have it pass over what these networks send; who owns it must do so for good."
+    )
+    for several, fix in ((ours, None), (libvirts, None), (theirs, away)):
+        if several:
+            names = [name for name, _ in several]
+            alone = names[0] if len(names) == 1 else ""
+            yield Finding(
+                "",
+                alone or HOST,
                 Answer.FAIL,
                 "what its nodes send out keeps its private address: no answer comes back",
-                why,
-                fix=mend(network.cluster, name) if network.guarded else _again(facts, gone=False, libvirt=True),
+                (*_some(list(dict.fromkeys(why for _, why in several))), f"networks: {', '.join(names)}"),
+                fix or _again(facts, gone=several is ours, libvirt=several is libvirts),
+                network=alone,
             )
 
 
@@ -206,8 +231,7 @@ def _again(facts: Facts, *, gone: bool, libvirt: bool) -> Fix:
         return mend(cluster, guarded.name)
     if facts.daemon is None:
         return advice("Start libvirt's daemon: it makes its rules anew.")
-    rules = f"{facts.firewall.ruleset}{facts.firewall.legacy}"
-    chains = "LIBVIRT_FW" in rules or "libvirt_network" in rules
+    chains = libvirts_chains_are_whole(facts.firewall)
     if chains and not cluster:
         return repair(("kill", "-HUP", str(facts.daemon)))
     unit = "libvirtd" if facts.programs.get("libvirtd") else "virtnetworkd"
@@ -238,7 +262,16 @@ def _libvirts(facts: Facts) -> list[Missing]:
 
 def _ways(facts: Facts) -> list[Way]:
     return [
-        Way(each.name, each.bridge, each.subnet, each.gateway.ip, each.forward, each.cluster, each.guarded)
+        Way(
+            each.name,
+            each.bridge,
+            each.subnet,
+            each.gateway.ip,
+            each.forward,
+            each.cluster,
+            each.guarded,
+            next(iter(each.devices), ""),  # of several libvirt's rules name the first
+        )
         for each in facts.active
         if each.gateway is not None and each.subnet is not None and each.forward in ("nat", "route", "open", "none")
     ]

@@ -83,7 +83,7 @@ def own_network(facts: Facts) -> Iterator[Finding]:
                 network,
                 Answer.FAIL,
                 f"its tap {nic.tap} is plugged into {port.master} of network {other.name}, not into {bridge}",
-                fix=repair(_plug(nic, bridge), undo=(_plug(nic, port.master),)),
+                fix=_plugged_in(facts, nic, bridge, _plug(nic, port.master)),
             )
 
 
@@ -107,14 +107,14 @@ def tap(facts: Facts) -> Iterator[Finding]:
             )
         elif port.master not in (bridge, _OPEN_VSWITCH) and facts.network_on(port.master) is None:
             off: Command = ("ip", "link", "set", "dev", nic.tap, "nomaster")
-            undo = (_plug(nic, port.master) if port.master else off,)
+            undo = _plug(nic, port.master) if port.master else off
             yield of_machine(
                 machine,
                 network,
                 Answer.FAIL,
                 f"its tap {nic.tap} is on {f'{port.master}, which is no network' if port.master else 'no bridge'}",
                 f"it belongs on {bridge}",
-                fix=repair(_plug(nic, bridge), undo=undo),
+                fix=_plugged_in(facts, nic, bridge, undo),
             )
 
 
@@ -156,6 +156,9 @@ def lease(facts: Facts) -> Iterator[Finding]:
             yield of_machine(machine, network, Answer.OK, f"{nic.mac} has {held.ip}, {minutes}")
         elif inside := _own_address(facts, machine, nic, network):
             yield of_machine(machine, network, Answer.OK, f"{nic.mac} has {inside}, and did not ask DHCP for it")
+        elif network.bridge in facts.unread_leases:
+            why = facts.unread_leases[network.bridge]
+            yield of_machine(machine, network, Answer.UNKNOWN, f"the leases of {network.name} are not known", why)
         elif not _is_otherwise(facts.guests.get(machine.name), nic):
             young = machine.age is not None and machine.age < GRACE
             yield of_machine(
@@ -270,6 +273,13 @@ def _bridge(nic: Interface, network: Network | None) -> str:
 
 def _network(facts: Facts, machine: Machine) -> Network | None:
     return next((facts.network(nic.source) for nic in machine.interfaces if nic.kind == "network"), None)
+
+
+def _plugged_in(facts: Facts, nic: Interface, bridge: str, undo: Command) -> Fix:
+    """Make its tap a port of `bridge`, if there is one."""
+    if bridge in facts.links:
+        return repair(_plug(nic, bridge), undo=(undo,))
+    return advice(f"There is no bridge {bridge}: make it again, then plug the tap in.", _plug(nic, bridge))
 
 
 def _plug(nic: Interface, bridge: str) -> Command:

@@ -53,10 +53,12 @@ def active(facts: Facts) -> Iterator[Finding]:
         if network.active:
             ranges = ", ".join(f"{start}–{end}" for start, end in network.ranges)
             leases = facts.leases_of(network)
+            count = f"{len(leases)} lease{'s' if len(leases) != 1 else ''}"
+            known = "leases not known" if network.bridge in facts.unread_leases else count
             yield of_network(
                 network,
                 Answer.OK,
-                f"active on {network.bridge or 'no bridge'}, {len(leases)} lease{'s' if len(leases) != 1 else ''}",
+                f"active on {network.bridge or 'no bridge'}, {known}",
                 f"forward mode {network.forward}, bridge {network.bridge or '-'}, gateway {network.gateway or '-'}",
                 f"DHCP {ranges or 'off'}, DNS {'on' if network.dns else 'off'}",
                 f"machines: {', '.join(each.name for each in facts.users_of(network.name)) or 'none'}",
@@ -148,6 +150,23 @@ def bridge_there(facts: Facts) -> Iterator[Finding]:
             )
 
 
+@check("bridge-missing", "Is the bridge there that an active network takes from the host?", Part.NETWORKS, Part.LINKS)
+def foreign_bridge_there(facts: Facts) -> Iterator[Finding]:
+    for network in facts.active:
+        if network.forward == "bridge" and network.bridge and network.bridge not in facts.links:
+            yield of_network(
+                network,
+                Answer.FAIL,
+                f"libvirt says active, but there is no bridge {network.bridge}",
+                "libvirt did not make it: it is the host's, or an administrator's",
+                fix=advice(
+                    "Make it again where the host's links are configured (netplan, ifupdown, systemd-networkd, "
+                    "NetworkManager), then plug running machines in:",
+                    *_replug(facts, network),
+                ),
+            )
+
+
 @check("bridge-down", "Is the bridge of every active network up?", Part.NETWORKS, Part.LINKS)
 def bridge_up(facts: Facts) -> Iterator[Finding]:
     for network in _with_bridge(facts):
@@ -186,6 +205,33 @@ def bridge_address(facts: Facts) -> Iterator[Finding]:
                 ("ip", "address", "add", str(network.gateway), "broadcast", broadcast, *words),
                 undo=(("ip", "address", "delete", str(network.gateway), *words),),
                 ours=network,
+            ),
+        )
+
+
+@check(
+    "bridge-address-missing",
+    "Does the way to every network lead to its bridge?",
+    Part.NETWORKS,
+    Part.LINKS,
+    Part.ROUTES,
+)
+def bridge_route(facts: Facts) -> Iterator[Finding]:
+    for network in _with_bridge(facts):
+        link, gateway = facts.links.get(network.bridge), network.gateway
+        # Where the address is gone or the bridge is down the route is, too, and comes again with them.
+        if link is None or not link.up or gateway is None or gateway not in link.addresses:
+            continue
+        if any(each.to == gateway.network and each.dev == link.name and each.table == "main" for each in facts.routes):
+            continue
+        way = (str(gateway.network), "dev", link.name)
+        yield of_network(
+            network,
+            Answer.FAIL,
+            f"the route to {gateway.network} by {link.name} is gone: what is for its nodes leaves by another link",
+            fix=repair(
+                ("ip", "route", "add", *way, "proto", "kernel", "scope", "link", "src", str(gateway.ip)),
+                undo=(("ip", "route", "delete", *way),),
             ),
         )
 

@@ -12,7 +12,7 @@ another may drop, and a drop is final.
 
 from __future__ import annotations
 
-from ai_how.diagnose.rules.libvirts import Lack, Missing, libvirt_rules_missing
+from ai_how.diagnose.rules.libvirts import Lack, Missing, libvirt_rules_missing, libvirts_chains_are_whole
 from ai_how.diagnose.rules.masquerade import not_masqueraded
 from ai_how.diagnose.rules.ours import Change, Member, OurRule, OursChanged, ours_changed
 from ai_how.diagnose.rules.stopped import (
@@ -38,6 +38,7 @@ __all__ = [
     "asking_stopped",
     "forwarding_stopped",
     "libvirt_rules_missing",
+    "libvirts_chains_are_whole",
     "not_masqueraded",
     "ours_changed",
     "taken_back",

@@ -70,6 +70,10 @@ class _Backend:
     def is_there(self) -> bool:
         return any(name.startswith(self.start) for table in self.tables.values() for name in table.rules)
 
+    def has_chain(self, role: str) -> bool:
+        table, chain = self.roles[role]
+        return table in self.tables and chain in self.tables[table].rules
+
     def is_reached(self, role: str) -> bool:
         """Whether packets come to the chain of a role at all."""
         table, chain = self.roles[role]
@@ -133,6 +137,14 @@ def libvirt_rules_missing(firewall: Firewall, ways: Iterable[Way]) -> list[Missi
     return _grouped(backend, lacks[backend.name], wanting)
 
 
+def libvirts_chains_are_whole(firewall: Firewall) -> bool:
+    """Whether a backend has all its chains, and packets come to them: libvirt fills them again at SIGHUP, but makes
+    them, and what leads to them, only when it starts."""
+    return any(
+        all(each.is_reached(role) and each.has_chain(role) for role in each.roles) for each in _backends(firewall)
+    )
+
+
 def _unreadable(firewall: Firewall) -> bool:
     names = ("filter", "nat", LIBVIRT_TABLE)
     return any(f"ip {each}" in firewall.unread or each in firewall.unread for each in names)
@@ -176,16 +188,18 @@ def _wanted(way: Way) -> Iterator[tuple[str, tuple[str, ...], Lack]]:
     come, go = f"iif {way.bridge}", f"oif {way.bridge}"
     source, target = f"saddr {way.subnet}", f"daddr {way.subnet}"
     yield "cross", (come, go, "accept"), Lack.ACCEPT
+    # Where the network may use one link alone, its rules name that.
+    out, back = ((f"oif {way.device}",), (f"iif {way.device}",)) if way.device else ((), ())
     if way.leads_out:
-        yield "from", (come, source, "accept"), Lack.ACCEPT
-        yield "into", (go, target, "accept"), Lack.ACCEPT
+        yield "from", (come, *out, source, "accept"), Lack.ACCEPT
+        yield "into", (*back, go, target, "accept"), Lack.ACCEPT
     yield "from", (come, "reject"), Lack.ISOLATION
     yield "into", (go, "reject"), Lack.ISOLATION
     if way.forward == "nat":
         outside = f"daddr != {way.subnet}"
-        yield "nat", (source, outside, "masquerade"), Lack.NAT
+        yield "nat", (source, outside, *out, "masquerade"), Lack.NAT
         for protocol in ("tcp", "udp"):
-            yield "nat", (f"protocol {protocol}", source, outside, "masquerade"), Lack.NAT
+            yield "nat", (f"protocol {protocol}", source, outside, *out, "masquerade"), Lack.NAT
     for role, key, protocol, port in _SERVICES:
         yield role, (f"{key} {way.bridge}", f"protocol {protocol}", f"dport {port}", "accept"), Lack.ACCEPT
 

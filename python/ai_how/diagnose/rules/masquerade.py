@@ -31,8 +31,14 @@ def _unchanged(chains: Sequence[Chain], packets: Mapping[str, Sequence[Packet]])
     return [
         kind
         for kind, several in packets.items()
-        if not all(any(_verdict(chain, each).end is End.NAT for chain in chains) for each in several)
+        if not all(any(_may_change(chain, each) for chain in chains) for each in several)
     ]
+
+
+def _may_change(chain: Chain, packet: Packet) -> bool:
+    """Whether the chain gives it another address, unless a rule that is not understood lets it leave before."""
+    verdict = _verdict(chain, packet)
+    return verdict.end is End.NAT or not verdict.certain
 
 
 def _verdict(chain: Chain, packet: Packet) -> Verdict:

@@ -12,7 +12,7 @@ from typing import Any
 from ai_how.diagnose.facts import Firewall
 from ai_how.diagnose.rules.ways import entries_of
 from ai_how.host.packet_walk import Rule, term, words
-from ai_how.resources.firewall import TABLE, Denial
+from ai_how.resources.firewall import NEXT, TABLE, Denial
 from ai_how.resources.ruleset import FAMILIES
 
 
@@ -51,7 +51,8 @@ class OursChanged:
 
     `gone` are families whose table is gone or has no rule left; what such a table had is not listed besides.
     `reordered` are chains with the same rules in another order, `altered` chains and sets of another kind, hook,
-    priority or policy.
+    priority or policy. `cut_off`: whoever replaced them was killed at that, and the tables of the moment in between are
+    still there; then nothing else is told.
     """
 
     gone: tuple[str, ...] = ()
@@ -64,10 +65,11 @@ class OursChanged:
     reordered: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
     kinds: frozenset[Change] = field(default_factory=frozenset)
+    cut_off: bool = False
 
     @property
     def intact(self) -> bool:
-        return not self.kinds
+        return not self.kinds and not self.cut_off
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -146,6 +148,8 @@ def ours_changed(firewall: Firewall) -> OursChanged:
 
     No difference where nobody knows how they were (`loaded` is None), and in tables that could not be read.
     """
+    if any(each["table"]["name"] == NEXT for each in entries_of(firewall.ruleset) if "table" in each):
+        return OursChanged(cut_off=True)
     found = _Differences()
     have = _ours(firewall.ruleset)
     for family, want in _ours(firewall.loaded or "").items():

@@ -19,14 +19,15 @@ from ai_how.diagnose.rules.ways import (
     packets_of,
 )
 from ai_how.host import iptables
-from ai_how.host.packet_walk import End, Packet, Table, Verdict, decide, words
+from ai_how.host.packet_walk import SOURCE_NAT, TARGET_NAT, End, Packet, Table, Verdict, decide, words
 
 #: The comment of rules that our commands put into tables of others, by which they are found again (`taken_back`).
 COMMENT = "ai-how doctor"
 
 
-#: The hooks before and after routing, and all that what is forwarded passes.
-_ROUTED = ("prerouting", "postrouting")
+#: The hooks at which nothing is opened: before and after routing, and where the host sends what is its own. And all
+#: that what is forwarded passes.
+_SHOWN = ("prerouting", "postrouting", "output")
 _FORWARDED = ("prerouting", "forward", "postrouting")
 
 
@@ -34,15 +35,16 @@ _FORWARDED = ("prerouting", "forward", "postrouting")
 class Stopped:
     """One chain that drops what a network sends.
 
-    `way` is `out` (to the uplink), `back` (its answers), `within` (between ports of the bridge) or `asking` (of its
-    gateway). `owner` says whose
-    chain it is, `where` which (family, table, chain), `why` which rule or policy decides. `protocols` are those that
-    are dropped, of tcp, udp and icmp: where it is not all of them, somebody has chosen.
+    `way` is `out` (to the uplink), `back` (its answers), `within` (between ports of the bridge), `asking` (of its
+    gateway) or `answering` (what that answers). `owner` says whose chain it is, `where` which (family, table, chain),
+    `why` which rule or policy decides. `protocols` are those that are dropped, of tcp, udp and icmp, or of DNS and
+    DHCP: where it is not all of them, somebody has chosen.
 
     `open` are the commands that let it pass, `undo` those that take exactly that back. A rule in a table of nftables is
     deleted by its handle, which nobody knows before: there `undo` is empty, and `taken_back` tells it afterwards.
     Before and after routing both are empty, as what somebody does there has a purpose that an accept would defeat
-    (addresses are not yet, or no longer, those of nodes); `look` shows the chain.
+    (addresses are not yet, or no longer, those of nodes), and so it is of what the host itself sends; `look` shows the
+    chain.
     """
 
     network: str
@@ -82,9 +84,15 @@ def within_stopped(firewall: Firewall, ways: Iterable[Way], calls_iptables: bool
 
 
 def asking_stopped(firewall: Firewall, ways: Iterable[Way]) -> list[Stopped]:
-    """Chains that drop what nodes ask of their gateway: names and addresses. `way` is `asking`."""
-    chains = filter_chains(firewall, "prerouting", "input")
-    return [each for way in ways for each in _stopped(way, "asking", chains, "")]
+    """Chains that drop what nodes ask of their gateway, names and addresses (`way` is `asking`), or what it answers
+    (`answering`)."""
+    into, out = filter_chains(firewall, "prerouting", "input"), filter_chains(firewall, "output", "postrouting")
+    return [
+        each
+        for way in ways
+        for direction, chains in (("asking", into), ("answering", out))
+        for each in _stopped(way, direction, chains, "")
+    ]
 
 
 def taken_back(ruleset: str) -> tuple[Command, ...]:
@@ -99,27 +107,33 @@ def taken_back(ruleset: str) -> tuple[Command, ...]:
 
 
 def _stopped(way: Way, direction: str, chains: Iterable[Chain], uplink: str) -> Iterator[Stopped]:
+    """Only what is certain: a rule that is not understood may be what lets these packets pass."""
     packets = packets_of(way, direction, uplink)
     for chain in chains:
         drops: dict[str, Verdict] = {}
         for kind, several in packets.items():
             seen = (_seen_by(chain, way, direction, each) for each in several)
             verdicts = (decide(chain.table, chain.name, each) for each in seen)
-            dropped = next((each for each in verdicts if each.end is End.DROP), None)
-            if dropped is not None and not _is_libvirts(chain.table, dropped):
-                drops[kind] = dropped
+            dropped = [each for each in verdicts if each.end is End.DROP and each.certain]
+            needed = len(several) if direction == "answering" else 1
+            if len(dropped) >= needed and not _is_libvirts(chain.table, dropped[0]):
+                drops[kind] = dropped[0]
         if drops:
             yield _found(way, direction, chain, drops, uplink)
 
 
 def _seen_by(chain: Chain, way: Way, direction: str, packet: Packet) -> Packet:
-    """What is known of it there: before routing not where it will go, and of an answer to what was masqueraded not for
-    whom it is."""
+    """What is known of it there: before routing not where it will go, and of what is masqueraded not from whom it is
+    once that was done, nor of its answers for whom they are before it is undone. Of chains at the very priority nobody
+    knows whether they come first."""
     unknown = set()
+    masqueraded = way.guarded or way.forward == "nat"
     if chain.hook == "prerouting":
-        unknown = {"oifname"}
-        if direction == "back" and (way.guarded or way.forward == "nat"):
+        unknown.add("oifname")
+        if masqueraded and direction == "back" and chain.priority <= TARGET_NAT:
             unknown.add("daddr")
+    if chain.hook == "postrouting" and masqueraded and direction == "out" and chain.priority >= SOURCE_NAT:
+        unknown.add("saddr")
     return {key: value for key, value in packet.items() if key not in unknown}
 
 
@@ -135,8 +149,10 @@ def _found(way: Way, direction: str, chain: Chain, drops: Mapping[str, Verdict],
     else:
         inside = f" (in {verdict.chain})" if verdict.chain != chain.name else ""
         why = f"a rule of {chain.where}{inside} drops it: {words(verdict.rule)}"
+    if direction == "answering":
+        why = f"answers end there: {why}"
     said = (way.network, direction, _owner(chain, verdict), chain.where, why, tuple(drops))
-    if chain.hook in _ROUTED:
+    if chain.hook in _SHOWN:
         return Stopped(*said, (), look=_look(chain))
     return Stopped(*said, *_opening(way, direction, chain, uplink))
 

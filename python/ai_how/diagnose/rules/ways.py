@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from ai_how.diagnose.facts import Firewall
-from ai_how.host.packet_walk import Packet, Table, read_iptables, read_tables
+from ai_how.host.packet_walk import Base, Packet, Table, read_iptables, read_tables
 from ai_how.resources.firewall import NEXT, TABLE, TRACES
 
 #: What is outside: an address that no network of this host has.
@@ -23,6 +23,10 @@ IPTABLES = frozenset({"filter", "mangle", "raw", "nat", "security"})
 
 _EPHEMERAL = 50000
 _EVERYBODY = IPv4Address("255.255.255.255")
+_FIRST: Mapping[str, str] = {"state": "new", "direction": "original"}
+_REPLY: Mapping[str, str] = {"state": "established", "direction": "reply"}
+#: What the host sends comes in by no link, and what it gets leaves by none.
+_NO_LINK: Mapping[str, str] = {"iifname": "", "oifname": ""}
 #: One packet of each kind that nodes send most: what is asked, and of answers the same from the other end.
 KINDS: Mapping[str, Mapping[str, str | int]] = {
     "tcp": {"l4proto": "tcp", "sport": _EPHEMERAL, "dport": 443},
@@ -36,6 +40,7 @@ class Way:
     """An active network. `forward` is libvirt's mode (`nat`, `route`, `open`, `none`).
 
     `cluster` is empty where it is not ours. `guarded`: our table has rules for it, which masquerade and keep it apart.
+    `device` is the only link that it may leave by, empty for any.
     """
 
     network: str
@@ -45,6 +50,7 @@ class Way:
     forward: str
     cluster: str = ""
     guarded: bool = False
+    device: str = ""
 
     @property
     def leads_out(self) -> bool:
@@ -68,7 +74,15 @@ class Chain:
 
     @property
     def hook(self) -> str:
-        return (self.table.bases.get(self.name) or self.table.nats[self.name]).hook
+        return self._base.hook
+
+    @property
+    def priority(self) -> int:
+        return self._base.priority
+
+    @property
+    def _base(self) -> Base:
+        return self.table.bases.get(self.name) or self.table.nats[self.name]
 
     @property
     def where(self) -> str:
@@ -109,7 +123,8 @@ def chains_of(firewall: Firewall) -> Iterator[Chain]:
 
 
 def packets_of(way: Way, direction: str, uplink: str) -> dict[str, list[Packet]]:
-    """What must come through, by protocol."""
+    """What must come through, by protocol. Of what the gateway answers about addresses one packet is enough: nodes ask
+    for them in several ways."""
     node, other = way.nodes
     match direction:
         case "out":
@@ -117,10 +132,17 @@ def packets_of(way: Way, direction: str, uplink: str) -> dict[str, list[Packet]]
         case "back":
             return {kind: [_answer(uplink, way.bridge, OUTSIDE, node, kind)] for kind in KINDS}
         case "asking":
-            place: Packet = {"iifname": way.bridge, "state": "new", "direction": "original", "l4proto": "udp"}
+            place: Packet = {**_NO_LINK, "iifname": way.bridge, **_FIRST, "l4proto": "udp"}
             names: Packet = {**place, "saddr": node, "daddr": way.gateway, "sport": _EPHEMERAL, "dport": 53}
             address: Packet = {**place, "saddr": IPv4Address(0), "daddr": _EVERYBODY, "sport": 68, "dport": 67}
             return {"DNS": [names], "DHCP": [address]}
+        case "answering":
+            place = {**_NO_LINK, "oifname": way.bridge, "saddr": way.gateway, "l4proto": "udp"}
+            name: Packet = {**place, **_REPLY, "daddr": node, "sport": 53, "dport": _EPHEMERAL}
+            # What was asked of everybody is answered by who was not asked: the kernel takes it for something new.
+            offer: Packet = {**place, "sport": 67, "dport": 68, "daddr": node}
+            offers: list[Packet] = [{**offer, **_FIRST}, {**offer, **_FIRST, "daddr": _EVERYBODY}, {**offer, **_REPLY}]
+            return {"DNS": [name], "DHCP": offers}
         case _:
             links = (way.bridge, way.bridge)
             both = {kind: [_question(*links, node, other, kind), _answer(*links, other, node, kind)] for kind in KINDS}
@@ -128,12 +150,12 @@ def packets_of(way: Way, direction: str, uplink: str) -> dict[str, list[Packet]]
 
 
 def _question(come: str, go: str, source: IPv4Address, target: IPv4Address, kind: str) -> Packet:
-    place = {"iifname": come, "oifname": go, "state": "new", "direction": "original"}
+    place = {"iifname": come, "oifname": go, **_FIRST}
     return {**place, "saddr": source, "daddr": target, **KINDS[kind]}
 
 
 def _answer(come: str, go: str, source: IPv4Address, target: IPv4Address, kind: str) -> Packet:
-    place = {"iifname": come, "oifname": go, "state": "established", "direction": "reply", "l4proto": kind}
+    place = {"iifname": come, "oifname": go, **_REPLY, "l4proto": kind}
     said = KINDS[kind]
     ends = {"sport": said["dport"], "dport": said["sport"]} if "dport" in said else {"icmp": "echo-reply"}
     return {**place, "saddr": source, "daddr": target, **ends}
