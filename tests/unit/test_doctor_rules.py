@@ -1068,3 +1068,12 @@ def test_tables_of_the_moment_show_that_somebody_was_killed() -> None:
     changed = ours_changed(_firewall([*_dropped(IPTABLES, lambda kind, data: data.get("table") == TABLE), left]))
     assert (changed.cut_off, changed.intact, changed.lines) == (True, False, ())
     assert not ours_changed(_firewall(IPTABLES)).cut_off
+
+
+def test_of_a_network_that_may_leave_by_one_link_only_that_way_is_followed() -> None:
+    site = _site((_on("oifname", "uplink"), DROP), policy="accept")
+    firewall = _firewall([*IPTABLES, *site])
+    assert _found(forwarding_stopped(firewall, (NAT,), "uplink")) == {("default", "out")}
+    assert forwarding_stopped(firewall, (replace(NAT, device="another"),), "uplink") == []
+    (found,) = forwarding_stopped(firewall, (replace(NAT, device="uplink"),), "another")
+    assert found.open[0][-7:-3] == ("iifname", '"virbr0"', "oifname", '"uplink"')

@@ -17,11 +17,11 @@ from ai_how.errors import CommandFailed
 from ai_how.host import iptables
 from ai_how.host.packet_walk import Base, Packet, Table, passes, read_tables
 from ai_how.host.process import output
-from ai_how.resources.firewall import NEXT, TABLE, TRACES
+from ai_how.resources.firewall import OUR_NAMES, TRACES
 from ai_how.spec.policy import Port, Protocol
 
 #: Tables that are no obstacle: ours, and what libvirt makes for each of its networks.
-_KNOWN = frozenset({TABLE, NEXT, "libvirt_network"})
+_KNOWN = frozenset({*OUR_NAMES, "libvirt_network"})
 #: What libvirt has in iptables' tables for its networks, which accepts by addresses and rejects the rest.
 _LIBVIRT_CHAINS = "LIBVIRT_"
 _FIREWALLD = ("inet", "firewalld")

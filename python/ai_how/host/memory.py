@@ -56,7 +56,7 @@ def remember_text(name: str, text: str) -> Path:
     path = DIRECTORY / name
     try:
         with _ONE:
-            DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _make_directory()
             write_atomically(path, text, mode=0o644)
     except OSError as error:
         raise _trouble(name, error) from error
@@ -95,7 +95,7 @@ def alone() -> Iterator[None]:
     HostError."""
     try:
         with _ONE:
-            DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _make_directory()
             handle = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise _trouble("", error) from error
@@ -119,6 +119,10 @@ def is_root() -> bool:
     """Whether this process may change the host: root, and not one whose right to the network was taken away, as in a
     container (capabilities(7))."""
     return os.geteuid() == 0 and bool(_capabilities() >> _CAP_NET_ADMIN & 1)
+
+
+def _make_directory() -> None:
+    DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 def _capabilities() -> int:

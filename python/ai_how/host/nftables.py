@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ai_how.errors import HostError
 from ai_how.host.process import output
-from ai_how.resources.firewall import NEXT, TABLE
+from ai_how.resources.firewall import OUR_NAMES, TABLE
 from ai_how.resources.ruleset import MARK
 
 #: Where administrators' programs are, which a root shell made by `su` does not search.
@@ -64,7 +64,7 @@ def read_owners(text: str) -> dict[tuple[str, str], bool]:
         match words:
             case ["table", family, name, "{"]:
                 within = (family, name)
-                if name in (TABLE, NEXT):
+                if name in OUR_NAMES:
                     found[within] = False
             case ["chain", name, "{"] if within in found and name == MARK:
                 found[within] = True

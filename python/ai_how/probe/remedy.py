@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from typing import assert_never
 
 from ai_how.probe.trace import LEGACY, Rule
-from ai_how.resources.firewall import NEXT, TABLE, Denial
+from ai_how.resources.firewall import OUR_NAMES, Denial
 from ai_how.resources.network import VirtualNetwork
 
 OURS, LIBVIRT, DOCKER, UFW, FIREWALLD, SOMEBODY = "ai-how", "libvirt", "Docker", "ufw", "firewalld", "somebody else"
@@ -53,14 +53,14 @@ class Asked:
 
 def denial_of(rule: Rule) -> Denial | None:
     """The word of a rule of ours that denies."""
-    if rule.table not in (TABLE, NEXT) or rule.comment not in [each.value for each in Denial]:
+    if rule.table not in OUR_NAMES or rule.comment not in [each.value for each in Denial]:
         return None
     return Denial(rule.comment)
 
 
 def owner_of(rule: Rule, chains: Collection[str]) -> str:
     """Whose the rule is. `chains` are the names of all chains in its table: they tell who sets the policies there."""
-    if rule.table in (TABLE, NEXT):
+    if rule.table in OUR_NAMES:
         return OURS
     if rule.table == "libvirt_network" or rule.chain.startswith("LIBVIRT_"):
         return LIBVIRT

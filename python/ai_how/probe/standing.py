@@ -105,7 +105,7 @@ def standing(
         )
     there = {each.cluster: each for each in networks.observe_all(libvirt) if each.cluster}
     _refuse_down(clusters, there)
-    _refuse_elsewhere(clusters, there, file)
+    _refuse_differing(clusters, there, file)
     running = {each.name for each in domains.observe_all(libvirt) if each.running}
     with ExitStack() as stack:
         host = stack.enter_context(here(HOST))
@@ -154,7 +154,7 @@ def _refuse_down(clusters: Iterable[Cluster], there: Mapping[str, VirtualNetwork
             )
 
 
-def _refuse_elsewhere(clusters: Iterable[Cluster], there: Mapping[str, VirtualNetwork], file: str) -> None:
+def _refuse_differing(clusters: Iterable[Cluster], there: Mapping[str, VirtualNetwork], file: str) -> None:
     """Whoever stands for a node would be on another network than the cluster's, or on none."""
     for each in clusters:
         network, told = there[each.name], each.network

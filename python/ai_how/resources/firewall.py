@@ -19,6 +19,7 @@ TABLE = "ai_how"
 
 #: How they are called for the moment in which new ones take over (resources/ruleset.py).
 NEXT = f"{TABLE}_next"
+OUR_NAMES = (TABLE, NEXT)
 
 #: How the tables are called that follow a packet for a moment (probe/tracer.py), before the number of their process.
 TRACES = f"{TABLE}_trace_"

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from ai_how.resources import nft
-from ai_how.resources.firewall import NEXT, TABLE, ClusterRules, Denial, FirewallTable
+from ai_how.resources.firewall import NEXT, OUR_NAMES, TABLE, ClusterRules, Denial, FirewallTable
 from ai_how.resources.nft import ACCEPT, DROP, REJECT, concat, match, meta, one_of, payload, prefix
 from ai_how.spec.policy import Egress
 
@@ -24,7 +24,7 @@ from ai_how.spec.policy import Egress
 FAMILIES = ("inet", "arp", "bridge")
 
 #: All tables of ours that there may be, as family and name.
-TABLES = tuple(itertools.product(FAMILIES, (TABLE, NEXT)))
+TABLES = tuple(itertools.product(FAMILIES, OUR_NAMES))
 
 #: The chain without rules whose presence makes a table ours. It outlives a flush, which rules do not, and a table's
 #: comment is not shown by nft 1.0.6.

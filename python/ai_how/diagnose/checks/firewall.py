@@ -118,16 +118,13 @@ def _stopping(facts: Facts, found: Iterable[Stopped], what: str) -> Iterator[Fin
         networks = _named(facts, names)
         kinds = sorted({kind for each in several for kind in each.protocols})
         whole = all(each.whole for each in several)
-        alone = names[0] if len(names) == 1 else ""
         some = "" if whole else f" ({', '.join(kinds)})"
-        yield Finding(
-            "",
-            alone or HOST,
+        yield _of_networks(
+            names,
             Answer.FAIL if whole else Answer.WARN,
             f"{what}{some} by {owner}, in {where}",
-            (*dict.fromkeys(each.why for each in several), f"networks: {', '.join(names)}"),
+            dict.fromkeys(each.why for each in several),
             _opened(networks, several),
-            network=alone,
         )
 
 
@@ -168,32 +165,33 @@ def _once(commands: Iterable[Command]) -> tuple[Command, ...]:
     Part.ROUTES,
 )
 def masqueraded(facts: Facts) -> Iterator[Finding]:
-    ways = _ways(facts)
-    found: list[tuple[str, str]] = []
-    for uplink in dict.fromkeys(each.device or _uplink(facts) for each in ways):
-        those = [each for each in ways if (each.device or _uplink(facts)) == uplink]
-        found += not_masqueraded(facts.firewall, those, uplink)
+    found = not_masqueraded(facts.firewall, _ways(facts), _uplink(facts))
     guarded = {each.name for each in facts.active if each.guarded}
     # A rule of somebody's before ours and libvirt's is not put right by making these anew.
     theirs = [each for each in found if each[1].startswith("a rule of ") and f" {TABLE} " not in each[1]]
-    ours = [each for each in found if each[0] in guarded and each not in theirs]
-    libvirts = [each for each in found if each not in theirs and each not in ours]
-    away = advice(
-        "Take that rule away, or have it pass over what these networks send; who owns it must do so for good."
-    )
-    for several, fix in ((ours, None), (libvirts, None), (theirs, away)):
-        if several:
-            names = [name for name, _ in several]
-            alone = names[0] if len(names) == 1 else ""
-            yield Finding(
-                "",
-                alone or HOST,
-                Answer.FAIL,
-                "what its nodes send out keeps its private address: no answer comes back",
-                (*_some(list(dict.fromkeys(why for _, why in several))), f"networks: {', '.join(names)}"),
-                fix or _again(facts, gone=several is ours, libvirt=several is libvirts),
-                network=alone,
-            )
+    rest = [each for each in found if each not in theirs]
+    ours = [each for each in rest if each[0] in guarded]
+    libvirts = [each for each in rest if each[0] not in guarded]
+    if ours:
+        yield _leaving_as_it_is(ours, _again(facts, gone=True, libvirt=False))
+    if libvirts:
+        yield _leaving_as_it_is(libvirts, _again(facts, gone=False, libvirt=True))
+    if theirs:
+        away = "Take that rule away, or have it pass over what these networks send; who owns it must do so for good."
+        yield _leaving_as_it_is(theirs, advice(away))
+
+
+def _leaving_as_it_is(found: Sequence[tuple[str, str]], fix: Fix) -> Finding:
+    summary = "what its nodes send out keeps its private address: no answer comes back"
+    why = _some(list(dict.fromkeys(why for _, why in found)))
+    return _of_networks([name for name, _ in found], Answer.FAIL, summary, why, fix)
+
+
+def _of_networks(names: Sequence[str], answer: Answer, summary: str, evidence: Iterable[str], fix: Fix) -> Finding:
+    """Of the one network, or of the host where several are concerned."""
+    alone = names[0] if len(names) == 1 else ""
+    said = (*evidence, f"networks: {', '.join(names)}")
+    return Finding("", alone or HOST, answer, summary, said, fix, network=alone)
 
 
 @check("isolation-open", "Are clusters kept apart as they shall be?", Part.NETWORKS, Part.FIREWALL)

@@ -10,14 +10,15 @@ from ai_how.host.packet_walk import End, Packet, Verdict, decide, words
 
 
 def not_masqueraded(firewall: Firewall, ways: Iterable[Way], uplink: str) -> list[tuple[str, str]]:
-    """Networks whose packets shall leave by `uplink` with the host's address, and do not: (network, why).
+    """Networks whose packets shall leave by `uplink`, or the only link that they may use, with the host's address, and
+    do not: (network, why).
 
     libvirt sees to that for forward mode `nat`, for those that our table guards it does: which of them, `loaded` says.
     """
     now, loaded = nat_chains(firewall), nat_chains(Firewall(firewall.loaded or ""))
     found = []
     for way in ways if uplink else ():
-        packets = packets_of(way, "out", uplink)
+        packets = packets_of(way, "out", way.device or uplink)
         ours = way.guarded and not _unchanged(loaded, packets)
         if way.forward != "nat" and not ours:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -148,11 +148,12 @@ def ours_changed(firewall: Firewall) -> OursChanged:
 
     No difference where nobody knows how they were (`loaded` is None), and in tables that could not be read.
     """
-    if any(each["table"]["name"] == NEXT for each in entries_of(firewall.ruleset) if "table" in each):
+    entries = entries_of(firewall.ruleset)
+    if any(each["table"]["name"] == NEXT for each in entries if "table" in each):
         return OursChanged(cut_off=True)
     found = _Differences()
-    have = _ours(firewall.ruleset)
-    for family, want in _ours(firewall.loaded or "").items():
+    have = _ours(entries)
+    for family, want in _ours(entries_of(firewall.loaded or "")).items():
         if f"{family} {TABLE}" in firewall.unread:
             continue
         if family not in have or (any(want.rules.values()) and not any(have[family].rules.values())):
@@ -164,10 +165,10 @@ def ours_changed(firewall: Firewall) -> OursChanged:
     return found.result()
 
 
-def _ours(text: str) -> dict[str, _Held]:
+def _ours(entries: Iterable[Mapping[str, Any]]) -> dict[str, _Held]:
     """Our tables by family."""
     found: dict[str, _Held] = {}
-    for entry in entries_of(text):
+    for entry in entries:
         ((kind, data),) = entry.items()
         name = data.get("name") if kind == "table" else data.get("table")
         if name != TABLE or data["family"] not in FAMILIES:

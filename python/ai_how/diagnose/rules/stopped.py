@@ -25,10 +25,15 @@ from ai_how.host.packet_walk import SOURCE_NAT, TARGET_NAT, End, Packet, Table, 
 COMMENT = "ai-how doctor"
 
 
-#: The hooks at which nothing is opened: before and after routing, and where the host sends what is its own. And all
-#: that what is forwarded passes.
+#: The hooks at which nothing is opened: before and after routing, and where the host sends what is its own.
 _SHOWN = ("prerouting", "postrouting", "output")
+#: Those that packets of each way pass.
 _FORWARDED = ("prerouting", "forward", "postrouting")
+_PASSED = {
+    **dict.fromkeys(("out", "back", "within"), _FORWARDED),
+    "asking": ("prerouting", "input"),
+    "answering": ("output", "postrouting"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Stopped:
     where: str
     why: str
     protocols: tuple[str, ...]
-    open: tuple[Command, ...]
+    open: tuple[Command, ...] = ()
     undo: tuple[Command, ...] = ()
     look: Command = ()
 
@@ -64,13 +69,14 @@ class Stopped:
 
 
 def forwarding_stopped(firewall: Firewall, ways: Iterable[Way], uplink: str) -> list[Stopped]:
-    """Chains that drop what nodes send to the link `uplink`, or what comes back. Nothing where there is no uplink."""
-    chains = filter_chains(firewall, *_FORWARDED)
+    """Chains that drop what nodes send to the link `uplink`, or to the only one that they may use, or what comes back.
+    Nothing where there is no uplink."""
+    chains = filter_chains(firewall)
     found: list[Stopped] = []
     for way in ways if uplink else ():
         if way.leads_out:
-            found += _stopped(way, "out", chains, uplink)
-            found += _stopped(way, "back", chains, uplink)
+            found += _stopped(way, "out", chains, way.device or uplink)
+            found += _stopped(way, "back", chains, way.device or uplink)
     return found
 
 
@@ -79,19 +85,16 @@ def within_stopped(firewall: Firewall, ways: Iterable[Way], calls_iptables: bool
     (`net.bridge.bridge-nf-call-iptables` is 1)."""
     if not calls_iptables:
         return []
-    chains = filter_chains(firewall, *_FORWARDED)
+    chains = filter_chains(firewall)
     return [each for way in ways for each in _stopped(way, "within", chains, "")]
 
 
 def asking_stopped(firewall: Firewall, ways: Iterable[Way]) -> list[Stopped]:
     """Chains that drop what nodes ask of their gateway, names and addresses (`way` is `asking`), or what it answers
     (`answering`)."""
-    into, out = filter_chains(firewall, "prerouting", "input"), filter_chains(firewall, "output", "postrouting")
+    chains = filter_chains(firewall)
     return [
-        each
-        for way in ways
-        for direction, chains in (("asking", into), ("answering", out))
-        for each in _stopped(way, direction, chains, "")
+        each for way in ways for direction in ("asking", "answering") for each in _stopped(way, direction, chains, "")
     ]
 
 
@@ -109,7 +112,7 @@ def taken_back(ruleset: str) -> tuple[Command, ...]:
 def _stopped(way: Way, direction: str, chains: Iterable[Chain], uplink: str) -> Iterator[Stopped]:
     """Only what is certain: a rule that is not understood may be what lets these packets pass."""
     packets = packets_of(way, direction, uplink)
-    for chain in chains:
+    for chain in (each for each in chains if each.hook in _PASSED[direction]):
         drops: dict[str, Verdict] = {}
         for kind, several in packets.items():
             seen = (_seen_by(chain, way, direction, each) for each in several)
@@ -153,7 +156,7 @@ def _found(way: Way, direction: str, chain: Chain, drops: Mapping[str, Verdict],
         why = f"answers end there: {why}"
     said = (way.network, direction, _owner(chain, verdict), chain.where, why, tuple(drops))
     if chain.hook in _SHOWN:
-        return Stopped(*said, (), look=_look(chain))
+        return Stopped(*said, look=_look(chain))
     return Stopped(*said, *_opening(way, direction, chain, uplink))
 
 

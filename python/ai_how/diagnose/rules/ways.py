@@ -10,7 +10,7 @@ from typing import Any
 
 from ai_how.diagnose.facts import Firewall
 from ai_how.host.packet_walk import Base, Packet, Table, read_iptables, read_tables
-from ai_how.resources.firewall import NEXT, TABLE, TRACES
+from ai_how.resources.firewall import OUR_NAMES, TRACES
 
 #: What is outside: an address that no network of this host has.
 OUTSIDE = IPv4Address("8.8.8.8")
@@ -20,6 +20,8 @@ LIBVIRT_CHAINS = "LIBVIRT_"
 FIREWALLD = ("inet", "firewalld")
 LEGACY = "iptables-legacy"
 IPTABLES = frozenset({"filter", "mangle", "raw", "nat", "security"})
+
+_HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 
 _EPHEMERAL = 50000
 _EVERYBODY = IPv4Address("255.255.255.255")
@@ -94,11 +96,11 @@ class Chain:
         return (self.table.family, self.table.name) == FIREWALLD
 
 
-def filter_chains(firewall: Firewall, *hooks: str) -> list[Chain]:
-    """Those that filter at these hooks, in their order, without our own."""
-    others = [each for each in chains_of(firewall) if each.table.name not in (TABLE, NEXT)]
+def filter_chains(firewall: Firewall) -> list[Chain]:
+    """Those that filter, without our own, in the order in which packets come to their hooks."""
+    others = [each for each in chains_of(firewall) if each.table.name not in OUR_NAMES]
     found = [each for each in others if each.name in each.table.bases]
-    return [each for hook in hooks for each in found if each.hook == hook]
+    return [each for hook in _HOOKS for each in found if each.hook == hook]
 
 
 def nat_chains(firewall: Firewall) -> list[Chain]:
