@@ -53,6 +53,7 @@ class Option(IntEnum):
     MESSAGE = 53
     SERVER = 54
     WANTED = 55
+    CLIENT_ID = 61
     SEARCH = 119
     END = 255
 
@@ -116,21 +117,23 @@ class Lease:
         return self.interface.ip
 
 
-def take_lease(sock: socket.socket, link: str, mac: str, *, within: float) -> Lease:
+def take_lease(sock: socket.socket, link: str, mac: str, *, within: float, client_id: bytes = b"") -> Lease:
     """Get a lease over `sock`, an unbound UDP socket in the namespace of `link`, and hear who else offers one.
 
-    Raises NotReady.
+    With `client_id` the server is told that identifier (option 61), and not to go by `mac` alone. Raises NotReady.
     """
     _prepare(sock, link)
     begin = time.monotonic()
     deadline = begin + within
     transaction = secrets.token_bytes(4)
     offers: dict[IPv4Address, Reply] = {}
-    offer = _exchange(sock, message(Message.DISCOVER, transaction, mac), {Message.OFFER}, offers, deadline)
+    offer = _exchange(
+        sock, message(Message.DISCOVER, transaction, mac, client_id=client_id), {Message.OFFER}, offers, deadline
+    )
     server = None if offer is None else offer.server
     if offer is None or server is None:
         raise NotReady(f"no DHCP server answers {mac}", why=f"no offer in {within:g} s")
-    asked = message(Message.REQUEST, transaction, mac, requested=offer.address, server=server)
+    asked = message(Message.REQUEST, transaction, mac, requested=offer.address, server=server, client_id=client_id)
     ack = _exchange(sock, asked, {Message.ACK, Message.NAK}, offers, deadline)
     if ack is None or ack.message == Message.NAK:
         why = f"no answer in {within:g} s" if ack is None else "it says no (DHCPNAK)"
@@ -161,6 +164,7 @@ def message(
     client: IPv4Address = _NO_ADDRESS,
     requested: IPv4Address | None = None,
     server: IPv4Address | None = None,
+    client_id: bytes = b"",
 ) -> bytes:
     """A client's message."""
     hardware = bytes.fromhex(mac.replace(":", ""))
@@ -174,6 +178,8 @@ def message(
         options += bytes([Option.REQUESTED, 4]) + requested.packed
     if server is not None:
         options += bytes([Option.SERVER, 4]) + server.packed
+    if client_id:
+        options += bytes([Option.CLIENT_ID, len(client_id)]) + client_id
     if kind is not Message.RELEASE:
         options += bytes([Option.WANTED, len(_WANTED), *_WANTED])
     return fixed + _COOKIE + options + bytes([Option.END])

@@ -58,7 +58,7 @@ from ai_how.host import daemon, machine
 from ai_how.host.libvirt import Libvirt
 from ai_how.lab import INTERNET, LabSpec, cache_directory, open_lab
 from ai_how.probe import packets
-from ai_how.probe.dhcp import Message, Option, Reply, message, read_reply, take_lease
+from ai_how.probe.dhcp import take_lease
 from ai_how.probe.endpoint import LINK, attached
 from ai_how.probe.place import Place, here, named
 from ai_how.resources.hook import PATH as HOOK_PATH
@@ -881,26 +881,9 @@ def cluster_told_others(scene: Scene) -> Iterator[None]:
 
 
 def lease(place: Place, mac: str, client_id: bytes = b"", within: float = 8.0) -> IPv4Address:
-    """A lease that nobody gives back, by the client identifier of option 61 (RFC 2132) where there is one."""
+    """A lease that nobody gives back, by the client identifier where there is one."""
     with place.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        if not client_id:
-            return take_lease(client, LINK, mac, within=within).ip
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, LINK.encode())
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        client.bind(("", 68))
-        client.settimeout(within)
-        transaction, option = os.urandom(4), bytes([61, len(client_id)]) + client_id + bytes([Option.END])
-
-        def say(kind: Message, **wish: IPv4Address | None) -> Reply:
-            client.sendto(message(kind, transaction, mac, **wish)[:-1] + option, ("255.255.255.255", 67))  # type: ignore[arg-type]
-            while (said := read_reply(client.recv(65536))) is None or said.transaction != transaction:
-                pass
-            return said
-
-        offer = say(Message.DISCOVER)
-        given = say(Message.REQUEST, requested=offer.address, server=offer.server)
-        assert given.message == Message.ACK
-        return given.address
+        return take_lease(client, LINK, mac, within=within, client_id=client_id).ip
 
 
 @contextmanager
