@@ -10,12 +10,13 @@ import pytest
 
 from ai_how.config.terms import Protocol
 from ai_how.errors import UsageError
+from ai_how.host.iptables import LEGACY
 from ai_how.probe import legacy
 from ai_how.probe.circumstances import Routing, Way, judge_routing, read_links, read_states, read_way
 from ai_how.probe.ends import Target, read_target
 from ai_how.probe.path import Cause, hops
 from ai_how.probe.remedy import Asked, denial_of, owner_of, remedies, words_of
-from ai_how.probe.trace import LEGACY, Direction, Event, Rule, Stay, Verdict, last, read_trace, stays
+from ai_how.probe.trace import Direction, Event, Rule, Stay, Verdict, last, read_trace, stays
 from ai_how.probe.tracer import Flow, commands
 from ai_how.resources.firewall import Denial
 from ai_how.spec.policy import Port

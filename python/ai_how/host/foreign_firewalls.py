@@ -15,6 +15,7 @@ from typing import Any
 
 from ai_how.errors import CommandFailed
 from ai_how.host import iptables
+from ai_how.host.iptables import LEGACY
 from ai_how.host.packet_walk import Base, Packet, Table, passes, read_tables
 from ai_how.host.process import output
 from ai_how.resources.firewall import OUR_NAMES, TRACES
@@ -25,12 +26,10 @@ _KNOWN = frozenset({*OUR_NAMES, "libvirt_network"})
 #: What libvirt has in iptables' tables for its networks, which accepts by addresses and rejects the rest.
 _LIBVIRT_CHAINS = "LIBVIRT_"
 _FIREWALLD = ("inet", "firewalld")
-_LEGACY = "iptables-legacy"
 
 #: What every node asks of its gateway: names and its address.
 _ALWAYS = (Port(Protocol.UDP, 53), Port(Protocol.UDP, 67))
 
-_LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 _LINKS = Path("/sys/class/net")
 
 
@@ -118,14 +117,9 @@ def _may_matter(family: str, table: str) -> bool:
 
 
 def _legacy_rules() -> str:
-    """Only where the old tables are in use: the command would bring them into being."""
-    try:
-        names = _LEGACY_TABLES.read_text(encoding="ascii").split()
-    except OSError:
+    if "filter" not in iptables.legacy_tables() or shutil.which(LEGACY) is None or shutil.which("iptables") is None:
         return ""
-    if "filter" not in names or shutil.which(_LEGACY) is None or shutil.which("iptables") is None:
-        return ""
-    return iptables.list_rules(_LEGACY) if iptables.variant(output(["iptables", "--version"])) == "nf_tables" else ""
+    return iptables.list_rules(LEGACY) if iptables.variant(output(["iptables", "--version"])) == "nf_tables" else ""
 
 
 def _stopped(table: Table, chain: str, packets: Iterable[Packet]) -> list[Packet]:
@@ -213,9 +207,9 @@ def _in_legacy(text: str, bridges: Sequence[str]) -> Iterator[Obstacle]:
         }
         if lacking:
             yield Obstacle(
-                f"the chain {name} of {_LEGACY}",
+                f"the chain {name} of {LEGACY}",
                 _why("input" if name == "INPUT" else "forward", list(lacking)),
-                "\n".join(f"{_LEGACY} -I {name} {way} {b} -j ACCEPT" for b, ways in lacking.items() for way in ways),
+                "\n".join(f"{LEGACY} -I {name} {way} {b} -j ACCEPT" for b, ways in lacking.items() for way in ways),
             )
 
 

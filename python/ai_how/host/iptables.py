@@ -10,6 +10,7 @@ import shlex
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ai_how.host.process import output
 
@@ -19,7 +20,14 @@ MARK = ("-m", "comment", "--comment", "ai-how", "-j", "ACCEPT")
 #: Docker's chain for the rules of others. It is the first of FORWARD, also after Docker has been started again.
 DOCKER_USER = "DOCKER-USER"
 
+#: The command of the old kind, where the ordinary one keeps its rules in nftables; also the family of its tables.
+LEGACY = "iptables-legacy"
+
+#: The tables of either kind (iptables(8)).
+TABLES = ("filter", "nat", "mangle", "raw", "security")
+
 _COMMAND = "iptables"
+_IN_USE = Path("/proc/net/ip_tables_names")
 #: Seconds that another iptables may take before ours gives up.
 _WAIT = ("--wait", "10")
 
@@ -119,6 +127,14 @@ def passing(action: str, chain: str, bridge: str) -> str:
 def apply(text: str, command: str = _COMMAND) -> None:
     """Have `iptables-restore` do what `text` says: of each table all or nothing. Needs root. Raises CommandFailed."""
     output([f"{command}-restore", *_WAIT, "--noflush"], text=text, remedy=f"Look at the rules: {command} -S")
+
+
+def legacy_tables() -> tuple[str, ...]:
+    """The tables of the old kind that are in use. Its commands would bring the others into being."""
+    try:
+        return tuple(_IN_USE.read_text(encoding="ascii").split())
+    except OSError:  # none is, or only root may see it
+        return ()
 
 
 def variant(version: str) -> str:

@@ -32,7 +32,7 @@ from ai_how.probe.path import Cause, PacketPath, Stop, hops
 from ai_how.probe.place import Place, here
 from ai_how.probe.remedy import Asked, network_of, owner_of, remedies, words_of
 from ai_how.probe.run import Spot, act
-from ai_how.probe.trace import LEGACY, Direction, Rule, Stay, last, stays
+from ai_how.probe.trace import Direction, Rule, Stay, last, stays
 from ai_how.probe.tracer import Flow, tracing
 from ai_how.resources.network import VirtualNetwork
 from ai_how.spec.policy import Port
@@ -169,10 +169,10 @@ def _by_rule(rule: Rule, direction: Direction, asked: Asked, scene: Scene) -> St
 
 def _chains(rule: Rule) -> tuple[str, ...]:
     """The chains beside it in iptables, which tell who sets policies there."""
-    if rule.text or rule.family not in ("ip", LEGACY):
+    if rule.text or rule.family not in ("ip", iptables.LEGACY):
         return ()
     try:
-        command = "iptables" if rule.family == "ip" else LEGACY
+        command = "iptables" if rule.family == "ip" else iptables.LEGACY
         return tuple(iptables.read_rules(iptables.list_rules(command, rule.table)))
     except CommandFailed:
         return ()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
+from ai_how.host.iptables import LEGACY, legacy_tables
 from ai_how.host.process import output
-from ai_how.probe.trace import LEGACY, Rule
+from ai_how.probe.trace import Rule
 
-_TABLES = Path("/proc/net/ip_tables_names")
-_SAVE = "iptables-legacy-save"
+_SAVE = f"{LEGACY}-save"
 _LINE = re.compile(r"\[(\d+):\d+\] -A (\S+) (.*)|:(\S+) (\S+) \[(\d+):\d+\]")
 _ENDS = ("-j DROP", "-j REJECT")
 
@@ -19,13 +18,8 @@ Counters = Mapping[Rule, int]
 
 
 def ask() -> str:
-    """`iptables-legacy-save -c`, where the old tables are in use: the command would bring them into being. Raises
-    CommandFailed."""
-    try:
-        in_use = _TABLES.read_text(encoding="ascii").split()
-    except OSError:
-        in_use = []
-    return output([_SAVE, "-c"]) if in_use and shutil.which(_SAVE) is not None else ""
+    """`iptables-legacy-save -c`, where the old tables are in use. Raises CommandFailed."""
+    return output([_SAVE, "-c"]) if legacy_tables() and shutil.which(_SAVE) is not None else ""
 
 
 def read(text: str) -> Counters:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import assert_never
 
-from ai_how.probe.trace import LEGACY, Rule
+from ai_how.host import iptables
+from ai_how.probe.trace import Rule
 from ai_how.resources.firewall import OUR_NAMES, Denial
 from ai_how.resources.network import VirtualNetwork
 
 OURS, LIBVIRT, DOCKER, UFW, FIREWALLD, SOMEBODY = "ai-how", "libvirt", "Docker", "ufw", "firewalld", "somebody else"
 
-#: Tables of iptables, as nft names them.
-_IPTABLES = frozenset({"filter", "nat", "mangle", "raw", "security"})
 _BUILT_IN = frozenset({"INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTROUTING"})
 
 _WORDS = {
@@ -70,7 +69,7 @@ def owner_of(rule: Rule, chains: Collection[str]) -> str:
         return DOCKER
     if rule.chain.startswith("ufw"):
         return UFW
-    if rule.table in _IPTABLES and rule.chain in _BUILT_IN and not rule.text:
+    if rule.table in iptables.TABLES and rule.chain in _BUILT_IN and not rule.text:
         if rule.chain == "FORWARD" and any(each.startswith("DOCKER") for each in chains):
             return DOCKER
         if any(each.startswith("ufw-") for each in chains):
@@ -107,8 +106,8 @@ def remedies(rule: Rule, owner: str, asked: Asked, networks: Collection[VirtualN
 
 def _accepts(rule: Rule, asked: Asked) -> Iterable[str]:
     end = "sport" if asked.answer else "dport"
-    if rule.family in ("ip", LEGACY) and rule.table in _IPTABLES:
-        command = "iptables" if rule.family == "ip" else LEGACY
+    if rule.family in ("ip", iptables.LEGACY) and rule.table in iptables.TABLES:
+        command = "iptables" if rule.family == "ip" else iptables.LEGACY
         table = "" if rule.table == "filter" else f"-t {rule.table} "
         port = f" -p {asked.protocol} --{end} {asked.port}" if asked.port else ""
         yield f"{command} {table}-I {rule.chain} -s {asked.source} -d {asked.target}{port} -j ACCEPT"

@@ -16,9 +16,6 @@ from ai_how.resources.firewall import TRACES
 #: The names of our chains at a hook.
 FIRST, LAST = "first", "last"
 
-#: The family of rules of iptables-legacy, which are not nft's.
-LEGACY = "iptables-legacy"
-
 #: Comes before everything that a trace holds: it says that whoever prints it has read all there is before it.
 MARKER = "marker"
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from ai_how.diagnose.ask.scratch import list_as_loaded
 from ai_how.errors import CommandFailed, HostError, PrivilegeError
 from ai_how.host import iptables, memory, nftables
 from ai_how.host.process import output
-
-_LEGACY = "iptables-legacy"
-#: The tables of iptables that filter or change addresses.
-_READ = ("filter", "nat", "mangle", "raw")
-_LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 
 
 def rules() -> dict[str, Any]:
@@ -43,7 +37,7 @@ def rules() -> dict[str, Any]:
 def _iptables(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """The tables of iptables among those of nftables, as iptables says them. Others it would bring into being."""
     there = {(each["table"]["family"], each["table"]["name"]) for each in entries if "table" in each}
-    names = [name for name in _READ if ("ip", name) in there]
+    names = [name for name in iptables.TABLES if ("ip", name) in there]
     try:
         if not names or iptables.variant(output(["iptables", "--version"])) != "nf_tables":
             return {}
@@ -80,9 +74,7 @@ def _as_loaded(text: str | None) -> str | None:
 
 
 def _legacy() -> dict[str, str]:
-    """Only where the old tables are in use: the command would bring them into being."""
     try:
-        names = _LEGACY_TABLES.read_text(encoding="ascii").split()
-        return {name: iptables.list_rules(_LEGACY, name) for name in names if name in _READ}
-    except (OSError, CommandFailed):
+        return {name: iptables.list_rules(iptables.LEGACY, name) for name in iptables.legacy_tables()}
+    except CommandFailed:
         return {}

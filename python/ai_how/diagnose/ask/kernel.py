@@ -124,7 +124,11 @@ def still_runs(line: str) -> bool:
 
 def leases() -> dict[str, str]:
     """What libvirt's dnsmasqs have written of their leases, by bridge: JSON, empty where there are none."""
-    return {path.stem: path.read_text(errors="replace") for path in sorted(_LEASES.glob("*.status"))}
+    found = {}
+    for path in sorted(_LEASES.glob("*.status")):
+        with contextlib.suppress(FileNotFoundError):  # its network was stopped meanwhile
+            found[path.stem] = path.read_text(errors="replace")
+    return found
 
 
 def resolver() -> dict[str, list[str]]:

@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from ai_how.diagnose.facts import Firewall
-from ai_how.diagnose.rules.ways import LEGACY, LIBVIRT_CHAINS, LIBVIRT_TABLE, Way
+from ai_how.diagnose.rules.ways import LIBVIRT_CHAINS, LIBVIRT_TABLE, Way
+from ai_how.host.iptables import LEGACY
 from ai_how.host.packet_walk import Rule, Table, read_iptables, read_tables, term
 
 

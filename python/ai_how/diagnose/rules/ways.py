@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from ai_how.diagnose.facts import Firewall
+from ai_how.host import iptables
 from ai_how.host.packet_walk import Base, Packet, Table, read_iptables, read_tables
 from ai_how.resources.firewall import OUR_NAMES, TRACES
 
@@ -18,8 +19,6 @@ OUTSIDE = IPv4Address("8.8.8.8")
 LIBVIRT_TABLE = "libvirt_network"
 LIBVIRT_CHAINS = "LIBVIRT_"
 FIREWALLD = ("inet", "firewalld")
-LEGACY = "iptables-legacy"
-IPTABLES = frozenset({"filter", "mangle", "raw", "nat", "security"})
 
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 
@@ -88,7 +87,7 @@ class Chain:
 
     @property
     def where(self) -> str:
-        first = self.command if self.command == LEGACY else self.table.family
+        first = self.command if self.command == iptables.LEGACY else self.table.family
         return f"{first} {self.table.name} {self.name}"
 
     @property
@@ -116,12 +115,12 @@ def chains_of(firewall: Firewall) -> Iterator[Chain]:
             own = firewall.iptables.get(table.name) if table.family == "ip" else None
             said = table if own is None else read_iptables(own, table.name)
             for name in (*said.bases, *said.nats):
-                is_iptables = table.family == "ip" and table.name in IPTABLES and name.isupper()
+                is_iptables = table.family == "ip" and table.name in iptables.TABLES and name.isupper()
                 yield Chain(said, name, "iptables" if is_iptables else "")
     for name, text in firewall.legacy.items():
         legacy = read_iptables(text, name)
         for chain in (*legacy.bases, *legacy.nats):
-            yield Chain(legacy, chain, LEGACY)
+            yield Chain(legacy, chain, iptables.LEGACY)
 
 
 def packets_of(way: Way, direction: str, uplink: str) -> dict[str, list[Packet]]:
