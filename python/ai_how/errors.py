@@ -5,6 +5,7 @@ Only the command line prints them; its exit codes are the `exit_code` of these c
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -116,8 +117,16 @@ class CommandFailed(HostError):
         self.argv = tuple(argv)
         self.returncode = returncode
         self.stderr = stderr
-        ended = "could not be started" if returncode is None else f"ended with {returncode}"
-        super().__init__(f"{self.argv[0]} {ended}", why=stderr.strip() or "it said nothing", remedy=remedy)
+        super().__init__(f"{self.argv[0]} {_ending(returncode)}", why=stderr.strip() or "it said nothing", remedy=remedy)
+
+
+def _ending(returncode: int | None) -> str:
+    """How a program ended, as `subprocess` has it: negative by a signal, None where it did not come to an end."""
+    if returncode is None:
+        return "could not be run"
+    if returncode < 0:
+        return f"was ended by signal {-returncode} ({signal.strsignal(-returncode)})"
+    return f"ended with {returncode}"
 
 
 class NotOurs(HostError):

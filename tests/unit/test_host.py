@@ -231,8 +231,13 @@ def test_a_program_that_fails_shows_what_it_said() -> None:
     assert caught.value.returncode == 7
 
 
+def test_a_program_that_is_killed_is_told_from_one_that_failed() -> None:
+    with pytest.raises(CommandFailed, match=re.escape("was ended by signal 9 (Killed): it said nothing")):
+        output([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+
+
 def test_a_program_that_is_missing_or_hangs_is_named_with_the_remedy() -> None:
-    with pytest.raises(CommandFailed, match="no-such-program could not be started") as caught:
+    with pytest.raises(CommandFailed, match="no-such-program could not be run") as caught:
         output(["no-such-program"], remedy="Install it.")
     assert str(caught.value).endswith("\nInstall it.")
     with pytest.raises(CommandFailed, match=re.escape("no end after 0.1 s")):
