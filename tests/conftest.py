@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.fetched import CONSUL, FIREWALLD, LIBVIRT, RESOLVERS, NotFetched, fetched
 
 from ai_how import lab
@@ -22,6 +23,10 @@ _LAB_TESTS = Path(__file__).parent / "lab"
 # In a shell's background SIGINT is ignored, under nohup SIGHUP, and everything below inherits that; tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# A busy machine takes its time for an example, too.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -5,12 +5,13 @@ They cannot be fetched from inside a lab: tests/conftest.py does it before the r
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ai_how.host.files import own_cache
@@ -48,14 +49,24 @@ def fetched(names: Sequence[str], suite: str = "bookworm") -> Path:
     if root.is_dir():
         return root
     base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=base) as scratch:
-        new = Path(scratch) / "root"
-        new.mkdir(mode=0o755)
-        for package in _download(names, suite, Path(scratch)):
-            _run(["dpkg-deb", "--extract", str(package), str(new)])
-        if not root.is_dir():  # another run may have been first
-            shutil.move(new, root)
+    with _alone(base / "lock"):
+        if root.is_dir():
+            return root
+        with tempfile.TemporaryDirectory(dir=base) as scratch:
+            new = Path(scratch) / "root"
+            new.mkdir(mode=0o755)
+            for package in _download(names, suite, Path(scratch)):
+                _run(["dpkg-deb", "--extract", str(package), str(new)])
+            new.rename(root)
     return root
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Runs side by side need the same packages at the same time: one fetches them, the others wait for it."""
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def _download(names: Sequence[str], suite: str, scratch: Path) -> list[Path]:

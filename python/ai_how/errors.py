@@ -117,7 +117,8 @@ class CommandFailed(HostError):
         self.argv = tuple(argv)
         self.returncode = returncode
         self.stderr = stderr
-        super().__init__(f"{self.argv[0]} {_ending(returncode)}", why=stderr.strip() or "it said nothing", remedy=remedy)
+        said = stderr.strip() or "it said nothing"
+        super().__init__(f"{self.argv[0]} {_ending(returncode)}", why=said, remedy=remedy)
 
 
 def _ending(returncode: int | None) -> str:

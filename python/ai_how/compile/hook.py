@@ -40,6 +40,11 @@ case "$network" in
     *) exit 0 ;; # somebody else's network
 esac
 
+# Not from the pipe itself: there nft takes what is no JSON for nothing at all.
+load() {{
+    cat > {TRANSACTION} && nft -j -f {TRANSACTION} > /dev/null
+}}
+
 # Rules are there before what they hold: without them libvirt does not start the network, and says why.
 if [ "$2" = start ]; then
     case "$network" in
@@ -50,7 +55,7 @@ if [ "$2" = start ]; then
         exit 1
     fi
     # One transaction after another: so the rules of clusters that run are replaced without a packet lost. Not while
-    # somebody else does the same. Not by standard input: there nft takes what is no JSON for nothing at all.
+    # somebody else does the same.
     exec 9< "$memory"
     flock -w 30 9
     lines=$(grep -c '' "$memory/firewall.json")
@@ -62,11 +67,11 @@ if [ "$2" = start ]; then
             printf '{{"nftables": ['
             sed -e 's/^{{"nftables": \\[//' -e 's/\\]}}$//' -e '$!s/$/,/' "$memory/firewall.json"
             printf ']}}\\n'
-        }} > {TRANSACTION} && nft -j -f {TRANSACTION} > /dev/null || lines=0
+        }} | load || lines=0
     fi
     while [ "$number" -lt "$lines" ]; do
         number=$((number + 1))
-        sed -n "${{number}}p" "$memory/firewall.json" > {TRANSACTION} && nft -j -f {TRANSACTION} > /dev/null || lines=0
+        sed -n "${{number}}p" "$memory/firewall.json" | load || lines=0
     done
     rm -f {TRANSACTION}
     [ "$lines" -eq 0 ] || exit 0
