@@ -105,6 +105,15 @@ def test_a_command_that_is_not_there_ends_with_127() -> None:
     assert "no-such-command" in process.communicate()[0]
 
 
+def test_where_a_lab_has_a_directory_of_its_own_no_command_is_begun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir("/var/lib/libvirt")
+    with pytest.raises(UsageError, match="/var/lib/libvirt is not in a lab"):
+        lab.run(["touch", str(tmp_path / "begun")])
+    assert not (tmp_path / "begun").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_outer_process_reaches_the_command(number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")

@@ -45,7 +45,7 @@ def rehearse(
         answer = Path(folder) / "answer.json"
         words = ["--json"] * options.json + ["--quick"] * quick + ["--verbose"] * options.verbose
         command = [sys.executable, "-m", "ai_how", "rehearse", str(config), "--here", str(answer), *words]
-        code = run_in_lab(command, internet=True)
+        code = run_in_lab(command, internet=True, reads=[config])
         if not answer.exists():
             return code
         found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from ai_how.errors import HostError, PrivilegeError
+from ai_how.errors import HostError, PrivilegeError, UsageError
 from ai_how.host.files import own_cache
+from ai_how.lab.mounts import PRIVATE_DIRECTORIES
 from ai_how.lab.needs import search_path, unavailable
 from ai_how.lab.spec import LabSpec
 
@@ -121,13 +122,28 @@ def run(
     internet: bool = False,
     libvirt_root: Path | None = None,
     env: Mapping[str, str] | None = None,
+    reads: Sequence[Path] = (),
 ) -> int:
     """Run `command` in a lab of its own, on this terminal, and return its exit code (128 + N for signal N).
 
-    SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to it, so call this from the main thread. Raises as `open_lab`.
+    SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to it, so call this from the main thread. `reads` are files that
+    it needs. Raises as `open_lab`, and UsageError where they or the working directory would not be there.
     """
+    for each in (Path.cwd(), *reads):
+        _refuse_hidden(each)
     with open_lab(LabSpec(internet=internet, libvirt_root=libvirt_root, cache=cache_directory())) as lab:
         return _attached(lab, command, {**lab.environment, **(env or {})})
+
+
+def _refuse_hidden(path: Path) -> None:
+    real = path.resolve()
+    for private in PRIVATE_DIRECTORIES:
+        if real.is_relative_to(private.resolve()):
+            raise UsageError(
+                f"{path} is not in a lab",
+                why=f"of {private} it has one of its own, empty at first",
+                remedy="Work in another directory, your home say.",
+            )
 
 
 def cache_directory() -> Path | None:

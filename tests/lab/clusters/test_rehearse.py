@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,11 @@ def test_configuration_that_is_wrong_is_refused_before_anything_is_opened(
 ) -> None:
     documented.write_text(documented.read_text().replace("192.168.100.0/24", "192.168.100.0/99"))
     assert "192.168.100.0/99" in refused(2, "rehearse", documented)
+
+
+def test_configuration_where_a_lab_has_a_directory_of_its_own_is_refused_by_its_name(
+    documented: Path, refused: Callable[..., str]
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/run") as folder:
+        hidden = shutil.copy(documented, folder)
+        assert f"{hidden} is not in a lab" in refused(2, "rehearse", hidden)
