@@ -45,14 +45,14 @@ def proofs(cluster: Cluster) -> Iterator[Proof]:
     controller, neighbour = cluster.nodes[0], cluster.nodes[-1]
     name, gateway = f"{controller.name}.{cluster.network.domain}", cluster.network.gateway
     resolver = INTERNET.resolvers[0]
-    ping = ("ping", "-c", "1", "-W", "2")
+    ping = ("ping", "-c", "1", "-W", "9")
     yield Proof("names", ("nslookup", name), f"Address: {controller.ip}\n")
     yield Proof("names, reverse", ("nslookup", str(controller.ip)), f"name = {name}\n")
     yield Proof("neighbour", (*ping, neighbour.name), f"bytes from {neighbour.ip}:")
     yield Proof("gateway", (*ping, str(gateway)), f"bytes from {gateway}:")
     yield Proof("internet by address", (*ping, str(resolver)), f"bytes from {resolver}:")
     # The deadline is timeout's: busybox's own, `wget -T`, crashes in Debian's static build.
-    wget = ("timeout", "5", "wget", "-q", "-O", "-", f"http://{INTERNET.name}/")
+    wget = ("timeout", "9", "wget", "-q", "-O", "-", f"http://{INTERNET.name}/")
     yield Proof("internet by name", wget, INTERNET.web_body)
 
 

@@ -12,7 +12,8 @@ import re
 import stat
 import subprocess
 import tempfile
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,6 +36,9 @@ _LIBVIRT = {
     "libvirt domains": ["virsh", "list", "--all", "--name"],
     "libvirt pools": ["virsh", "pool-list", "--all", "--name"],
 }
+
+#: Seconds within which all has settled, on a busy machine: processes end a moment after libvirt has said so.
+SETTLES_WITHIN = 30.0
 
 #: What moves by itself.
 _COUNTING = re.compile(
@@ -75,9 +79,15 @@ def define_everything_once() -> None:
 
 
 def look_at_host(parts: Collection[str] = ()) -> HostView:
-    """All parts as they are now, or only those named."""
+    """All parts as they are now, or only those named.
+
+    Of processes those that are there from its beginning to its end: one that is just ending is not compared.
+    """
+    at_first = set(_processes())
     view = {name: _lines(argv) for name, argv in (_ASKED | _LIBVIRT).items() if not parts or name in parts}
-    for name, look in {"settings": _settings, "files": _all_files, "processes": _processes}.items():
+    looks: dict[str, Callable[[], Iterable[str]]]
+    looks = {"settings": _settings, "files": _all_files, "processes": lambda: at_first.intersection(_processes())}
+    for name, look in looks.items():
         if not parts or name in parts:
             view[name] = sorted(look())
     return view
@@ -91,6 +101,14 @@ def differences(before: HostView, after: HostView) -> list[str]:
         for sign, here, there in (("-", before[name], after[name]), ("+", after[name], before[name]))
         for line in sorted(set(here) - set(there))
     ]
+
+
+def left(before: HostView, look: Callable[[], HostView] = look_at_host) -> list[str]:
+    """What differs from `before` once all has settled; empty as soon as nothing does."""
+    deadline = time.monotonic() + SETTLES_WITHIN
+    while (found := differences(before, look())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
 
 
 def _lines(argv: list[str]) -> list[str]:
@@ -108,15 +126,21 @@ def _settings() -> Iterator[str]:
 def _all_files() -> Iterator[str]:
     for top in _FILES:
         for path in _below(top):
-            seen = os.lstat(path)
-            content = ""
-            if stat.S_ISREG(seen.st_mode):
-                # A namespace pinned to a file (/run/netns) has no content.
-                pinned = path.startswith("/run/") and os.path.ismount(path)
-                content = "a namespace" if pinned else _digest(path, seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns)
-            elif stat.S_ISLNK(seen.st_mode):
-                content = str(Path(path).readlink())
-            yield f"{path} {stat.filemode(seen.st_mode)} {seen.st_uid}:{seen.st_gid} {content}"
+            with contextlib.suppress(FileNotFoundError):  # it went while we looked
+                yield _file(path)
+
+
+def _file(path: str) -> str:
+    seen = os.lstat(path)
+    content = ""
+    if stat.S_ISREG(seen.st_mode):
+        # A namespace pinned to a file (/run/netns) has no content.
+        pinned = path.startswith("/run/") and os.path.ismount(path)
+        version = (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+        content = "a namespace" if pinned else _digest(path, *version)
+    elif stat.S_ISLNK(seen.st_mode):
+        content = str(Path(path).readlink())
+    return f"{path} {stat.filemode(seen.st_mode)} {seen.st_uid}:{seen.st_gid} {content}"
 
 
 def _below(top: str) -> Iterator[str]:

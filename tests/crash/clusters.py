@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 from tests.crash import scene
 from tests.crash.point import Verb
-from tests.host_view import HostView, define_everything_once, differences, look_at_host, use_networks_once
+from tests.host_view import SETTLES_WITHIN, HostView, define_everything_once, look_at_host, use_networks_once
 from tests.lab.consul_agent import Agent
 
 from ai_how.config.load import Document
@@ -22,9 +22,6 @@ from ai_how.engine import cluster as engine
 from ai_how.engine.events import Progress, silent
 from ai_how.host.libvirt import Libvirt
 from ai_how.spec.network import DnsMode
-
-#: Seconds within which the host is again as it was before: processes end a moment after libvirt has said so.
-_SETTLES_WITHIN = 5.0
 
 #: PID files of stopped networks, which libvirt leaves, and what a resolver writes for itself, which is asked instead.
 _OTHERS_OWN = ("/run/libvirt/network/", "/run/systemd/resolve/")
@@ -38,6 +35,9 @@ _HISTORY = re.compile(
 )
 _DNSMASQ = Path("/var/lib/libvirt/dnsmasq")
 _SERVED = re.compile(r"\.(?:hosts|names|hostsfile|addnhosts)$")
+#: What shows whether links have settled, and seconds within which the kernel notices a carrier, or does not.
+_OF_LINKS, _NOTICED_WITHIN = ("links", "addresses", "routes", "routes (IPv6)"), 1.5
+
 #: Taps are numbered on and on, and the kernel gives every link addresses of its own a moment later.
 _OF_A_LINK = re.compile(r"fe80::|ff00::|\bvnet\d")
 _HASH_OF_DISK = re.compile(r"^(/var/lib/libvirt/images/\S+ \S+ \S+) \S+$")
@@ -118,19 +118,14 @@ def use_libvirt_once() -> None:
 
 
 def until_links_settle() -> None:
-    """Addresses that the kernel gives to links become theirs after a moment (RFC 4862)."""
-    deadline = time.monotonic() + 2 * _SETTLES_WITHIN
-    while any("tentative" in each for each in look_at_host(("addresses",))["addresses"]):
+    """The kernel notices a carrier after up to a second, and gives links addresses that are theirs a moment later
+    (RFC 4862)."""
+    deadline = time.monotonic() + SETTLES_WITHIN
+    before: HostView = {}
+    while (now := look_at_host(_OF_LINKS)) != before or any("tentative" in each for each in now["addresses"]):
         assert time.monotonic() < deadline, "links do not settle"
-        time.sleep(0.05)
-
-
-def difference(expected: HostView, look: Callable[[], HostView]) -> list[str]:
-    """What differs from `expected`, after the time that it takes to settle; empty as soon as nothing does."""
-    deadline = time.monotonic() + _SETTLES_WITHIN
-    while (left := differences(expected, look())) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left
+        before = now
+        time.sleep(_NOTICED_WITHIN)
 
 
 def _told_resolver() -> list[str]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.crash import scene
-from tests.crash.clusters import Clusters, difference, until_links_settle, use_libvirt_once
+from tests.crash.clusters import Clusters, until_links_settle, use_libvirt_once
 from tests.crash.point import Point, Recovery, Tried, Verb, is_of_libvirt
 from tests.crash.victim import Ended, Instants, failing_at, in_child
-from tests.host_view import HostView
+from tests.host_view import HostView, left
 
 from ai_how.config.load import Document
 from ai_how.engine.state import read_state
@@ -146,15 +146,15 @@ class Trial:
             if record.run is not None:
                 raise Failed(f"the journal still has the run {record.run.verb} of {record.name}")
         self._has = goal
-        if left := difference(self._settled[verb is Verb.CHANGE], clusters.look_settled):
-            raise Failed("\n".join(["the cluster is otherwise than after an up that nobody cut off:", *left[:20]]))
+        if other := left(self._settled[verb is Verb.CHANGE], clusters.look_settled):
+            raise Failed("\n".join(["the cluster is otherwise than after an up that nobody cut off:", *other[:20]]))
 
     def _remove(self, verb: Verb) -> None:
         """`destroy` leaves the host as it was before the first `up`."""
         _done(in_child(self._clusters.destroy))
         self._has = None
-        if left := difference(self._before, self._clusters.look):
-            raise Failed("\n".join([f"the host is otherwise than before ({verb}):", *left[:20]]))
+        if other := left(self._before, self._clusters.look):
+            raise Failed("\n".join([f"the host is otherwise than before ({verb}):", *other[:20]]))
 
 
 @contextmanager

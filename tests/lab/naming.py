@@ -9,6 +9,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -18,28 +19,35 @@ from ai_how.compile.cluster import compile_network
 from ai_how.compile.host import Surroundings, compile_host
 from ai_how.config.load import load_mapping
 from ai_how.host.libvirt import Libvirt
+from ai_how.probe import packets
+from ai_how.probe.place import named
 from ai_how.providers import network as networks
 from ai_how.providers import servers
 from ai_how.resources.network import VirtualNetwork
 from ai_how.resources.servers import Servers
 from ai_how.spec.resolve import resolve_all
 
-#: Run in a machine: what the server of argument 1 answers to each of the other arguments, `NAME/TYPE`, as JSON.
+#: Run in a machine: what the server of argument 1 answers to each of the other arguments, `NAME/TYPE`, as JSON. It is
+#: asked twice, 5 s apart, as by every program (resolv.conf(5)).
 ASK = """
 import json, sys, time
 import dns.exception, dns.message, dns.query, dns.rcode
 def ask(name, kind):
     begun = time.monotonic()
-    try:
-        said = dns.query.udp(dns.message.make_query(name, kind), sys.argv[1], timeout=6)
-    except dns.exception.Timeout:
-        return "TIMEOUT", [], time.monotonic() - begun
-    found = [data.to_text() for answer in said.answer for data in answer]
-    return dns.rcode.to_text(said.rcode()), found, time.monotonic() - begun
+    for _ in range(2):
+        try:
+            said = dns.query.udp(dns.message.make_query(name, kind), sys.argv[1], timeout=5)
+        except dns.exception.Timeout:
+            continue
+        found = [data.to_text() for answer in said.answer for data in answer]
+        return dns.rcode.to_text(said.rcode()), found, time.monotonic() - begun
+    return "TIMEOUT", [], time.monotonic() - begun
 print(json.dumps([ask(*each.split("/")) for each in sys.argv[2:]]))
 """
-#: Seconds within which an answer counts as given at once: no timeout of anybody's is as short.
-AT_ONCE = 0.5
+#: Seconds within which an answer counts as given at once: nobody has waited for a timeout, which begin at 5.
+AT_ONCE = 4.0
+#: Seconds in which a network serves.
+DEADLINE = 60.0
 COUNTER = """
 table inet counted {
   counter left { }
@@ -142,10 +150,23 @@ def _machine(network: VirtualNetwork) -> Iterator[Machine]:
     """
     try:
         for line in batch.strip().splitlines():
-            subprocess.run(["ip", *line.split()], check=True, timeout=20)
+            subprocess.run(["ip", *line.split()], check=True, timeout=60)
+        wait_for_gateway(network)
         yield Machine(name, network.gateway)
     finally:
-        subprocess.run(["ip", "netns", "delete", name], check=False, timeout=20)
+        # With its namespace the link would go by itself, some time later.
+        for words in (["link", "delete", name], ["netns", "delete", name]):
+            subprocess.run(["ip", *words], check=False, timeout=60)
+
+
+def wait_for_gateway(network: VirtualNetwork) -> None:
+    """Until the network's machine reaches its gateway, whose dnsmasq serves: what is sent while the machine's port does
+    not forward yet is lost, and what a dnsmasq that starts sends itself would be counted."""
+    own = next(each.name for each in network.reservations if each.name)
+    with named(f"of-{network.cluster}") as place:
+        deadline = time.monotonic() + DEADLINE
+        while not packets.ask(packets.dns(place, network.gateway, f"{own}.{network.domain}")).said:
+            assert time.monotonic() < deadline, f"the gateway of {network.name} does not answer"
 
 
 @contextlib.contextmanager

@@ -51,6 +51,8 @@ LAN = INTERNET.uplink_address.network
 PORT = 7777
 #: One that they may reach, by allow_host_ports.
 OPEN = Port(Protocol.TCP, 7778)
+#: Seconds in which a daemon has started or ended, on a busy machine.
+DEADLINE = 60.0
 #: Seconds for an answer: a busy machine takes its time, and all are asked at once.
 WITHIN = 2.0
 
@@ -202,7 +204,7 @@ def firewalld(root: str) -> None:
 
 def until(command: str) -> None:
     """Run it until it succeeds."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     while subprocess.run(["sh", "-c", command], capture_output=True, env=PATHS).returncode != 0:
         assert time.monotonic() < deadline, command
         time.sleep(0.05)

@@ -29,7 +29,10 @@ from ai_how.probe.place import Place
 INTERVAL = 0.02
 
 #: Seconds after which a ping counts as lost. On a busy machine an answer may be late, and late is not lost.
-PATIENCE = 5.0
+PATIENCE = 15.0
+
+#: Seconds in which pings are answered where nothing is broken any more.
+RECOVERS_WITHIN = 60.0
 
 #: Seconds for which it goes on after what is watched: a daemon may do what it was told a moment later.
 AFTERWARDS = 0.2
@@ -59,8 +62,8 @@ class Stream:
         number = len(self.sent) & 0xFFFF
         packet = struct.pack(">BBHHH", _ECHO, 0, 0, self._identity, number) + self._token
         packet = packet[:2] + struct.pack(">H", checksum(packet)) + packet[4:]
+        self.answered.append(False)  # first: whoever reads both meanwhile finds an answer for each that was sent
         self.sent.append(time.monotonic())
-        self.answered.append(False)
         try:
             self.socket.sendto(packet, (str(self._target), 0))
         except OSError:
@@ -85,12 +88,15 @@ class Stream:
         """The numbers of those that were sent in this time."""
         return [number for number, at in enumerate(self.sent) if begin <= at < end]
 
+    def was_answered_since(self, begin: float) -> bool:
+        """Whether one of those that were sent since then was answered."""
+        return any(came for at, came in zip(self.sent, self.answered, strict=False) if at >= begin)
+
 
 @dataclass(slots=True)
 class Watched:
     """What became of the pings while something was watched; empty until the block is left."""
 
-    seconds: float = 0.0
     #: Label → how many were sent, and how many seconds after the beginning each of those that were never answered.
     sent: dict[str, int] = field(default_factory=dict)
     lost: dict[str, list[float]] = field(default_factory=dict)
@@ -105,9 +111,9 @@ class Watched:
         ]
 
     @property
-    def pace(self) -> float:
-        """Pings a second of the slowest stream."""
-        return min(self.sent.values()) / self.seconds
+    def fewest(self) -> int:
+        """How many pings of the slowest stream were sent."""
+        return min(self.sent.values())
 
 
 class Meter:
@@ -146,6 +152,15 @@ class Meter:
             self._selector.unregister(stream.socket)
             stream.socket.close()
 
+    def wait_until_answered(self) -> None:
+        """Wait until a ping of every stream that is sent from now on is answered. Raises TimeoutError."""
+        begin = time.monotonic()
+        left = list(self._streams)
+        while left := [each for each in left if not each.was_answered_since(begin)]:
+            if time.monotonic() > begin + RECOVERS_WITHIN:
+                raise TimeoutError(f"not answered within {RECOVERS_WITHIN:g} s: {[each.label for each in left]}")
+            time.sleep(INTERVAL)
+
     @contextmanager
     def watching(self) -> Iterator[Watched]:
         """What becomes of the pings that are sent until the block is left, and a moment afterwards."""
@@ -158,7 +173,6 @@ class Meter:
             if all(stream.answered[number] for stream, numbers in streams for number in numbers):
                 break
             time.sleep(INTERVAL)
-        watched.seconds = end - begin
         for stream, numbers in streams:
             watched.sent[stream.label] = len(numbers)
             watched.lost[stream.label] = [stream.sent[each] - begin for each in numbers if not stream.answered[each]]

@@ -104,7 +104,8 @@ def test_doctor_is_measured_on_clusters_that_run_and_are_well(bench: Callable[[s
     everything = "3 clusters of 1 nodes, all well"
     names = ("floor", "ai-how doctor", "ai-how doctor network NAME")
     assert rows(report) == [(everything, by) for by in names]
-    assert all(row.ratio > 1 for row in report.rows[1:])
+    floor, *others = report.rows
+    assert all(row.ratio > 0 and row.cpu > floor.cpu for row in others)
 
 
 @pytest.mark.usefixtures("empty_host")
@@ -112,7 +113,9 @@ def test_plan_is_measured_beside_the_floor_and_leaves_nothing(bench: Callable[[s
     report = bench("report").Report()
     bench("plan").measure(report, image, sizes=(2, 4), rounds=2)
     assert rows(report) == [(f"{n} nodes, all new", by) for n in (2, 4) for by in ("floor", "ai-how plan --json")]
-    assert [row.ratio > 1 for row in report.rows if row.ratio is not None] == [True, True]
+    for floor, plan in zip(report.rows[::2], report.rows[1::2], strict=True):
+        assert plan.ratio > 0
+        assert plan.cpu > floor.cpu
     assert "a node of 4 costs" in report.notes[0]
 
 

@@ -26,7 +26,7 @@ from ai_how.images.micro import default_cache
 from ai_how.lab import Lab
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE = 180  # seconds for one command; the longest waits for the leases of emulated machines
+DEADLINE = 900  # seconds for one command; the longest waits for the leases of emulated machines
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 #: Commands that a lab cannot run, by how they begin, and where they are run instead.

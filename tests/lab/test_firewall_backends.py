@@ -17,7 +17,7 @@ def test_every_packet_fares_the_same_with_libvirt_s_nftables_backend(
 ) -> None:
     new = nested_lab(internet=True, libvirt_root=new_libvirt)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_PACKETS]
-    ran = new.run(argv, cwd=_HERE.parents[1], timeout=600)
+    ran = new.run(argv, cwd=_HERE.parents[1], timeout=1800)
     assert ran.returncode == 0, ran.stdout
     assert " passed" in ran.stdout
     assert "skipped" not in ran.stdout

@@ -19,6 +19,9 @@ from ai_how.resources.hook import PATH
 from ai_how.resources.policy import write_policy
 from ai_how.spec.policy import Firewall, Policy
 
+#: Seconds for what is done in the lab, on a busy machine.
+DEADLINE = 300.0
+
 MARK = f"<metadata><m:ai-how xmlns:m='{METADATA}' cluster='c'/></metadata>"
 NETWORK = """
 <network><name>{name}</name>{mark}<bridge name='{name}' stp='off' delay='0'/>
@@ -66,22 +69,22 @@ class Host:
         self.lab = lab
 
     def sh(self, script: str) -> str:
-        ran = self.lab.run(["sh", "-ec", script], timeout=60)
+        ran = self.lab.run(["sh", "-ec", script], timeout=DEADLINE)
         assert ran.returncode == 0, f"{script}: {ran.stdout}{ran.stderr}"
         return ran.stdout
 
     def fails(self, script: str) -> str:
-        ran = self.lab.run(["sh", "-ec", script], timeout=60)
+        ran = self.lab.run(["sh", "-ec", script], timeout=DEADLINE)
         assert ran.returncode != 0, f"{script}: {ran.stdout}"
         return ran.stderr
 
     def hook(self, verb: str) -> object:
-        ran = self.lab.run([sys.executable, "-c", CALL, verb], timeout=60)
+        ran = self.lab.run([sys.executable, "-c", CALL, verb], timeout=DEADLINE)
         assert ran.returncode == 0, ran.stderr
         return json.loads(ran.stdout)
 
     def fails_in_hook(self, verb: str) -> str:
-        ran = self.lab.run([sys.executable, "-c", CALL, verb], timeout=60)
+        ran = self.lab.run([sys.executable, "-c", CALL, verb], timeout=DEADLINE)
         assert ran.returncode != 0
         return ran.stderr
 
@@ -249,7 +252,8 @@ def test_rules_are_loaded_one_transaction_after_another_and_not_while_somebody_e
     more = [{"nftables": [{"add": {"table": {"family": family, "name": "ai_how"}}}]} for family in ("arp", "bridge")]
     hooked.remember("firewall.json", "\n".join(map(json.dumps, (TABLE, *more))))
     script = f"""
-        flock {memory.DIRECTORY} sh -c 'echo begun; sleep 1; nft list tables' & sleep 0.2
+        flock {memory.DIRECTORY} sh -c 'touch /run/held; echo begun; sleep 1; nft list tables' &
+        until [ -e /run/held ]; do sleep 0.02; done
         {hooked.start("ours")}
         wait
     """

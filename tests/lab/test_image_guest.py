@@ -21,7 +21,7 @@ from ai_how.images import build_micro_image
 NETWORK, BRIDGE, GATEWAY = "micro-network", "br-micro", "10.66.6.1"
 RESERVED_MAC, SERIAL_MAC, PLAIN_MAC = "52:54:00:66:06:02", "52:54:00:66:06:03", "52:54:00:66:06:04"
 #: Emulated CPUs, shared with other tests: how quick a guest is, is for the bench to say.
-BOOT, ANSWER, GONE = 120.0, 30.0, 30.0
+BOOT, ANSWER, GONE = 300.0, 120.0, 120.0
 
 NETWORK_XML = f"""
 <network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>

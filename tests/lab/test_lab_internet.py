@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from tests.lab.consul_agent import DEADLINE, until
 
 from ai_how.lab import Internet, Lab
 
@@ -27,15 +28,17 @@ link set machine-port master br-behind up
 -n machine addr add 10.9.7.10/24 dev eth0
 -n machine route add default via 10.9.7.1
 """
+#: The state of its port on the bridge: 3 is forwarding (linux/if_bridge.h).
+FORWARDING = Path("/sys/class/net/machine-port/brport/state")
 
 
 def output(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=2 * DEADLINE, check=False)
     return done.stdout + done.stderr
 
 
-def fetch(url: str) -> list[str]:
-    return ["curl", "--silent", "--show-error", "--max-time", "2", url]
+def fetch(url: str, within: float = DEADLINE) -> list[str]:
+    return ["curl", "--silent", "--show-error", "--max-time", f"{within:g}", url]
 
 
 def test_any_name_is_served_by_the_web_server(internet: Internet) -> None:
@@ -64,7 +67,7 @@ def test_asked_for_an_ipv6_address_the_resolvers_say_there_is_none(internet: Int
 def test_a_private_address_gets_no_reply_unless_masqueraded(internet: Internet, clean_host: None) -> None:
     url = f"http://{internet.web}/"
     with machine_behind("<forward mode='route'/>"):
-        assert "curl: (28)" in output("ip", "netns", "exec", "machine", *fetch(url))
+        assert "curl: (28)" in output("ip", "netns", "exec", "machine", *fetch(url, within=2))
     with machine_behind("<forward mode='nat'/>"):
         assert output("ip", "netns", "exec", "machine", *fetch(url)) == internet.web_body
 
@@ -72,7 +75,7 @@ def test_a_private_address_gets_no_reply_unless_masqueraded(internet: Internet, 
 def test_a_lab_without_internet_reaches_nothing(nested_lab: Callable[..., Lab], internet: Internet) -> None:
     closed, opened = nested_lab(), nested_lab(internet=True)
     for host in (*internet.resolvers, internet.web):
-        assert opened.run(reach(host)).returncode == 0
+        until(lambda: opened.run(reach(host)).returncode == 0)  # noqa: B023
         assert closed.run(reach(host)).returncode != 0
     assert closed.run(["getent", "hosts", internet.name]).returncode != 0
 
@@ -83,8 +86,16 @@ def answer(resolver: IPv4Address, name: str, *, kind: int) -> tuple[str, int]:
     question = struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">2H", kind, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.settimeout(5)
-        asking.sendto(question, (str(resolver), 53))
-        _, flags, _, records, _, _ = struct.unpack(">6H", asking.recv(512)[:12])
+        asking.connect((str(resolver), 53))
+        replies: list[bytes] = []
+
+        def answered() -> list[bytes]:
+            asking.send(question)
+            replies.append(asking.recv(512))
+            return replies
+
+        until(answered)
+    _, flags, _, records, _, _ = struct.unpack(">6H", replies[0][:12])
     code = {0: "NOERROR", 3: "NXDOMAIN", 5: "REFUSED"}.get(flags & 15, str(flags & 15))
     return code, records
 
@@ -101,6 +112,7 @@ def machine_behind(forward: str) -> Iterator[None]:
         subprocess.run(["virsh", "net-create", network], check=True, capture_output=True)
         for line in MACHINE.strip().splitlines():
             subprocess.run(["ip", *line.split()], check=True, capture_output=True)
+        until(lambda: FORWARDING.read_text() == "3\n")
         yield
     finally:
         subprocess.run(["ip", "link", "del", "machine-port"], check=False)

@@ -40,7 +40,7 @@ try:
 except AiHowError as error:
     print(type(error).__name__, error.exit_code, error)
 """
-DEADLINE = 60.0  # seconds
+DEADLINE = 300.0  # seconds, on a busy machine
 
 NETWORK = """
 <network><name>{name}</name><bridge name='br-same' stp='off' delay='0'/>

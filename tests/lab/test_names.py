@@ -6,10 +6,10 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.lab.naming import AT_ONCE, Answer, Up, cluster, compiled, counting, up
+from tests.host_view import HostView, left
+from tests.lab.naming import AT_ONCE, Answer, Up, cluster, compiled, counting, up, wait_for_gateway
 
 from ai_how.host import dnsmasq, told
 from ai_how.host.libvirt import Libvirt
@@ -26,13 +26,18 @@ def leaving(libvirt_uri: str) -> Iterator[Callable[[], int]]:
         yield count
 
 
-def test_all_is_gone_afterwards(look_at_host: Callable[[], Any], compare: Callable[..., list[str]]) -> None:
+def test_all_is_gone_afterwards(look_at_host: Callable[[], HostView]) -> None:
+    def look() -> HostView:
+        view = look_at_host()
+        # libvirt leaves the PID files of stopped networks.
+        return {**view, "files": [each for each in view["files"] if not each.startswith("/run/libvirt/network/")]}
+
     with up(cluster("passing-a", "10.73.0.0/24")):
         pass  # libvirt keeps directories of its own after the first network
-    before = look_at_host()
+    before = look()
     with up(cluster("passing-a", "10.73.0.0/24"), cluster("passing-b", "10.74.0.0/24")) as made:
         assert made["passing-a"].asks("passing-b-controller.passing-b.internal")[0].found == ["10.74.0.2"]
-    assert [line for line in compare(before, look_at_host()) if "/run/libvirt/network/" not in line] == []
+    assert left(before, look) == []
 
 
 @pytest.fixture(scope="module")
@@ -164,14 +169,14 @@ def test_peers_in_one_24_answer_each_for_their_half(libvirt_uri: str, leaving: C
         assert leaving() == 0
 
 
-def test_a_dead_first_server_costs_less_than_two_seconds(libvirt_uri: str, internet: Internet) -> None:
+def test_a_dead_first_server_costs_nobody_a_timeout(libvirt_uri: str, internet: Internet) -> None:
     dead = "203.0.113.99"
     listed = ["10.67.0.1", dead, "8.8.8.8"]
     with up(cluster("patient", "10.67.0.0/24", mode="isolated", dns_servers=listed)) as made:
         machine = made["patient"]
         answers = machine.asks(*(f"{number}.{internet.name}" for number in range(4)))
         assert {each.rcode for each in answers} == {"NOERROR"}
-        assert max(each.seconds for each in answers) < 2.0
+        assert max(each.seconds for each in answers) < AT_ONCE
         assert node(machine.asks(internet.name, server=dead)) == [("TIMEOUT", [])]
 
 
@@ -235,6 +240,7 @@ def test_a_network_that_started_without_its_file_reads_it_once_it_is_there(libvi
         networks.remove(made.libvirt, made.networks["fileless"])
         networks.create(made.libvirt, made.networks["fileless"])
         subprocess.run(["ip", "link", "set", "of-fileless", "master", "br-fileless"], check=True)
+        wait_for_gateway(made.networks["fileless"])
         assert made["fileless"].asks(name)[0].found != ["10.71.0.2"]
         servers.create(made.libvirt, file)
         assert made["fileless"].asks(name)[0].found == ["10.71.0.2"]

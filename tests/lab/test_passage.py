@@ -36,6 +36,9 @@ ALL = {
     "route: from the LAN",
 }
 
+#: Seconds for what is done in the lab, on a busy machine.
+DEADLINE = 300.0
+
 AI_HOW = f"{sys.executable} -m ai_how"
 _CLUSTER = """
 clusters:
@@ -69,13 +72,13 @@ class Host:
         return json.loads(said)
 
     def sh(self, script: str) -> str:
-        ran = self.lab.run(["bash", "-ec", f"PATH=/run/passage-scene:$PATH\n{script}"], timeout=60)
+        ran = self.lab.run(["bash", "-ec", f"PATH=/run/passage-scene:$PATH\n{script}"], timeout=DEADLINE)
         assert ran.returncode == 0, f"{script}: {ran.stdout}{ran.stderr}"
         return ran.stdout
 
     @staticmethod
-    def wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-        deadline = time.monotonic() + seconds
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE
         while not condition():
             assert time.monotonic() < deadline, "it did not come about"
             time.sleep(0.1)
@@ -83,6 +86,16 @@ class Host:
     def works(self) -> set[str]:
         """What works of all that is tried."""
         return {name for name, answer in self.do("try").items() if answer == "works"}
+
+    def assert_works(self, wanted: set[str]) -> None:
+        """That works, and nothing else of all that is tried. On a busy machine an answer may be late: it is tried again
+        where one is missing, and what ever works counts."""
+        found = self.works()
+        for _ in range(4):
+            if found >= wanted:
+                break
+            found |= self.works()
+        assert found == wanted
 
     def rules(self, command: str = "iptables") -> str:
         """`iptables-save` without counters and comments."""
@@ -111,7 +124,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def test_without_other_firewalls_all_works_and_no_passage_is_made(host: Host) -> None:
     host.do("networks")
     assert host.do("look") == {"needed": [], "passages": {}, "obstacles": []}
-    assert host.works() == ALL
+    host.assert_works(ALL)
 
 
 @pytest.mark.parametrize("first", ["networks", "docker"])
@@ -123,11 +136,11 @@ def test_nodes_reach_all_they_should_on_a_host_with_docker(
     with_docker = ALL | {"container: web"}
     # libvirt's rules for iptables are in the chain that Docker lets drop; those for nftables are not heard there.
     lost = {f"{mode}: {what}" for mode in ("nat", "route") for what in ("neighbour", "web")} | {"route: from the LAN"}
-    assert host.works() == (with_docker if backend(request) == "iptables" else with_docker - lost)
+    host.assert_works(with_docker if backend(request) == "iptables" else with_docker - lost)
     assert host.do("look")["needed"] == ["DOCKER-USER"]
     before = host.rules()
     host.do("pass")
-    assert host.works() == with_docker
+    host.assert_works(with_docker)
     assert host.do("look") == {
         "needed": ["DOCKER-USER"],
         "passages": {"DOCKER-USER": ["pf-nat", "pf-route"]},
@@ -142,14 +155,11 @@ def test_nodes_reach_all_they_should_where_the_host_itself_is_closed_as_by_ufw(
 ) -> None:
     host.do("ufw")
     host.do("networks")
-    works = host.works()
-    if backend(request) == "iptables":
-        assert works == ALL - {"nat: gateway", "route: gateway"} - OPENED
-    else:
-        assert works == set()  # not even a lease
+    # By libvirt's other backend there is not even a lease.
+    host.assert_works(ALL - {"nat: gateway", "route: gateway"} - OPENED if backend(request) == "iptables" else set())
     before = host.rules()
     host.do("pass")
-    assert host.works() == ALL
+    host.assert_works(ALL)
     assert set(host.do("look")["passages"]) == {"FORWARD", "INPUT"}
     host.do("unpass")
     assert host.rules() == before
@@ -158,7 +168,7 @@ def test_nodes_reach_all_they_should_where_the_host_itself_is_closed_as_by_ufw(
 def test_a_table_of_the_administrator_s_is_named_with_commands_that_open_it(host: Host) -> None:
     host.do("nft")
     host.do("networks")
-    assert host.works() == set()
+    host.assert_works(set())
     found = host.do("look")
     assert found["needed"] == []
     assert [each["what"] for each in found["obstacles"]] == [
@@ -167,7 +177,7 @@ def test_a_table_of_the_administrator_s_is_named_with_commands_that_open_it(host
     ]
     for each in found["obstacles"]:
         host.sh(each["remedy"])
-    assert host.works() == ALL
+    host.assert_works(ALL)
     assert host.do("look")["obstacles"] == []
 
 
@@ -176,11 +186,11 @@ def test_nodes_reach_all_they_should_on_a_host_with_firewalld_also_after_its_rel
     host.do("networks")
     zones = "libvirt\n  interfaces: pf-nat\nlibvirt-routed\n  interfaces: pf-route\n"
     assert host.sh("firewall-cmd --get-active-zones") == zones
-    assert host.works() == ALL - OPENED
+    host.assert_works(ALL - OPENED)
     for found in host.do("look")["obstacles"]:
         assert found["what"] == "firewalld"
         host.sh(found["remedy"])
-    assert host.works() == ALL
+    host.assert_works(ALL)
     assert host.do("look")["obstacles"] == []
     host.sh("firewall-cmd --reload")
     # libvirt hears of it and puts its rules back.
@@ -202,7 +212,7 @@ def test_a_bridge_that_firewalld_has_in_no_zone_of_libvirt_s_is_named_with_the_c
     assert "pf-route" not in stray["why"]
     assert "7778/tcp" in port["why"]
     host.sh(stray["remedy"])
-    assert host.works() == ALL - OPENED
+    host.assert_works(ALL - OPENED)
 
 
 def test_a_reload_of_firewalld_empties_iptables_and_our_passages_are_seen_to_be_missing(host: Host) -> None:
@@ -210,7 +220,7 @@ def test_a_reload_of_firewalld_empties_iptables_and_our_passages_are_seen_to_be_
     host.do("networks")
     host.do("docker")
     host.do("pass")
-    assert host.works() == ALL - OPENED  # a real Docker tells firewalld of docker0; the container's own way is not ours
+    host.assert_works(ALL - OPENED)  # a real Docker tells firewalld of docker0; the container's own way is not ours
     assert host.do("look")["passages"] == {"DOCKER-USER": ["pf-nat", "pf-route"]}
     host.sh("firewall-cmd --reload")
     assert host.do("look")["passages"] == {"DOCKER-USER": []}
@@ -222,13 +232,13 @@ def test_docker_s_rules_in_the_old_tables_are_named_with_commands_that_open_them
     host.do("docker", "iptables-legacy")
     host.do("networks")
     lost = {f"{mode}: {what}" for mode in ("nat", "route") for what in ("neighbour", "web")} | {"route: from the LAN"}
-    assert host.works() == (ALL | {"container: web"}) - lost
+    host.assert_works((ALL | {"container: web"}) - lost)
     said = host.do("look")
     assert said["needed"] == []
     (found,) = said["obstacles"]
     assert found["what"] == "the chain DOCKER-USER of iptables-legacy"
     host.sh(found["remedy"])
-    assert host.works() == ALL | {"container: web"}
+    host.assert_works(ALL | {"container: web"})
     assert host.do("look")["obstacles"] == []
 
 
@@ -242,7 +252,7 @@ def test_clusters_come_up_on_a_host_with_docker_and_leave_it_as_it_was(host: Hos
     assert "warning" not in said
     assert host.do("look")["passages"] == {"DOCKER-USER": ["pf-nat", "pf-route"]}
     host.sh("ip -n internet route add 10.78.0.0/24 via 203.0.113.2")
-    assert host.works() == ALL | {"container: web"}
+    host.assert_works(ALL | {"container: web"})
     host.sh(f"cd {tmp_path} && {AI_HOW} destroy pf-nat.yaml --yes")
     assert host.do("look")["passages"] == {"DOCKER-USER": ["pf-route"]}
     host.sh(f"cd {tmp_path} && {AI_HOW} destroy pf-route.yaml --yes")

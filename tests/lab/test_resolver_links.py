@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from tests.lab.naming import Up, cluster, up
-from tests.lab.resolvers import Host, resolving_by, succeeds, told, until
+from tests.lab.resolvers import DEADLINE, Host, resolving_by, succeeds, told, until
 
 from ai_how.host import memory
 from ai_how.host import resolver as host
@@ -41,11 +41,11 @@ def recreate(pair: Up, name: str) -> None:
 
 def test_a_route_that_was_lost_with_its_bridge_is_a_difference_and_is_made_again(resolving: Host, pair: Up) -> None:
     with told(pair, resolving.manager) as want:
-        assert resolving.asks(NAME)[1] == [ADDRESS]
+        until("it knows the name", lambda: resolving.asks(NAME)[1] == [ADDRESS])
         recreate(pair, "link-a")
         seen = routes.observe(pair.libvirt, "")
         assert seen == [replace(want[0], zones=()), want[1]]
-        assert resolving.asks(NAME)[1] != [ADDRESS]
+        until("it has forgotten it", lambda: resolving.asks(NAME)[1] != [ADDRESS])
         routes.change(pair.libvirt, seen[0], want[0])
         assert routes.observe(pair.libvirt, "") == want
         until("it is known again", lambda: resolving.asks(NAME)[1] == [ADDRESS])
@@ -119,14 +119,14 @@ def test_networkmanager_beside_it_leaves_alone_what_it_was_told_of_our_bridges(r
         said("nmcli", "connection", "add", *made.split())
         with told(pair, resolving.manager) as want:
             for what, servers in (("up", ("192.0.2.1",)), ("down", ())):
-                said("nmcli", "--wait", "10", "connection", what, "vpn")
+                said("nmcli", "--wait", f"{DEADLINE:.0f}", "connection", what, "vpn")
                 until("systemd-resolved was told", lambda: host.links()["vpn-a"].servers == servers)  # noqa: B023
                 assert routes.observe(pair.libvirt, "") == want
                 said("ip", "link", "set", "of-link-b", "nomaster")  # a machine stops
-            assert resolving.asks(NAME)[1] == [ADDRESS]
+            until("it knows the name", lambda: resolving.asks(NAME)[1] == [ADDRESS])
     finally:
         subprocess.run(["ip", "link", "del", "vpn-a"], check=True)
 
 
 def said(*argv: str) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=20).stdout
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=2 * DEADLINE).stdout

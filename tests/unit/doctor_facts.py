@@ -28,7 +28,7 @@ NOW = 1_700_000_000.0
 MAC = "52:54:00:00:00:01"
 OTHER_MAC = "52:54:00:00:00:02"
 BRIDGE_MAC = "52:54:00:00:00:fe"
-SILENT = Reply(answered=False, why="no answer in 1.2 s")
+SILENT = Reply(answered=False, why="no answer in 2.4 s")
 ANSWERED = Reply(answered=True, ms=1.0)
 
 

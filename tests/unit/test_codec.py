@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ai_how.config.terms import HostResolver
@@ -36,7 +36,7 @@ def test_every_kind_has_its_class() -> None:
 
 
 @given(RESOURCES)
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 def test_what_is_written_as_json_is_read_back_the_same(resource: Resource) -> None:
     read = from_json(json.loads(json.dumps(to_json(resource))))
     assert type(read) is type(resource)

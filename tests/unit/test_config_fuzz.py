@@ -141,7 +141,7 @@ KNOWN = Known(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(broken_configurations(), st.sampled_from([Known(), KNOWN]))
 def test_a_broken_dictionary_gives_clusters_or_problems(data: Any, known: Known) -> None:
     try:
@@ -158,7 +158,7 @@ def test_a_broken_dictionary_gives_clusters_or_problems(data: Any, known: Known)
     assert len({(p.path, p.message) for p in errors}) == len(errors)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(st.data())
 def test_a_damaged_file_gives_clusters_or_problems_with_lines(tmp_path: Path, data: st.DataObject) -> None:
     text = data.draw(st.sampled_from(EXAMPLES)).read_text()

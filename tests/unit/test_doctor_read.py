@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.doctor_facts import MAC, MACHINE_XML, NETWORK_XML, NOW, capture, parts
 
@@ -470,7 +470,7 @@ _BY_NAME = {part.value: data for part, data in parts().items()}
 _PLACES = [each for each in _places(_BY_NAME) if each]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(place=st.sampled_from(_PLACES), garbage=_JSON)
 def test_whatever_stands_anywhere_in_a_capture_there_is_a_verdict(place: tuple[Any, ...], garbage: Any) -> None:
     changed: Any = {part.value: data for part, data in parts().items()}

@@ -260,24 +260,32 @@ def test_nonsense_from_whoever_has_a_guards_name_is_an_error_that_a_terminal_can
 
 
 @pytest.mark.parametrize("nonsense", [b"", b"{", b"null", b"[]", b'"stay"', b"x" * 70000])
-def test_nonsense_from_a_visitor_changes_nothing(nonsense: bytes, undone: list[str]) -> None:
+def test_nonsense_from_a_visitor_changes_nothing(
+    nonsense: bytes, undone: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = guard.name_of(ALONE.uri, ALONE.cluster)
     phases: list[Phase] = []
+    left = threading.Event()
+    # Time passes when the visitor has left, however long that takes on a busy machine.
+    monkeypatch.setattr(guardian, "elapsed", lambda: ALONE.within if left.is_set() else 0.0)
 
     def visit() -> None:
-        while (met := rendezvous.meet(name, within=5)) is None:
-            time.sleep(0.01)
-        with met:
-            rendezvous.hear(met)
-            met.send(nonsense)
-            assert met.recv(100) == b""
-        found = pending.pending(ALONE.uri, ALONE.cluster)
-        assert found is not None
-        phases.append(found.phase)
+        try:
+            while (met := rendezvous.meet(name, within=60)) is None:
+                time.sleep(0.01)
+            with met:
+                rendezvous.hear(met)
+                met.send(nonsense)
+                assert met.recv(100) == b""
+            found = pending.pending(ALONE.uri, ALONE.cluster)
+            assert found is not None
+            phases.append(found.phase)
+        finally:
+            left.set()
 
     visitor = threading.Thread(target=visit)
     visitor.start()
-    run(replace(ALONE, within=1.5), Word.APPLIED)
-    visitor.join(10)
+    run(ALONE, Word.APPLIED)
+    visitor.join()
     assert phases == [Phase.WAITING]
-    assert undone == ["it was not confirmed within 1.5 s"]
+    assert undone == ["it was not confirmed within 0.6 s"]

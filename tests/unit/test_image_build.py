@@ -120,7 +120,7 @@ def test_second_builder_waits_for_the_first(cache: Path, tmp_path: Path) -> None
         second.join(0.3)
         assert second.is_alive()
         assert not path.exists()
-    second.join(10)
+    second.join()
     assert path.read_bytes() == CONTENT
 
 

@@ -564,9 +564,9 @@ def test_long_lists_are_compared_in_no_time(tmp_path: Path) -> None:
     far = ", ".join(f"11.{i // 256}.{i % 256}.0/25" for i in range(10_000))
     near = ", ".join(f"11.{i // 256}.{i % 256}.128/25" for i in range(10_000))
     clash = f"allow_from: [{near}, 11.0.0.77]"
-    begin = time.monotonic()
+    begin = time.process_time()
     found = problems(tmp_path / "c.yaml", text(f"firewall:\n  block_networks: [{far}]\n  {clash}"))
-    assert time.monotonic() - begin < 30
+    assert time.process_time() - begin < 30
     assert [p.message for p in found if "wins" in p.message] == [
         "11.0.0.77/32 overlaps 11.0.0.0/25 in block_networks, which wins"
     ]

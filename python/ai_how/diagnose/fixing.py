@@ -20,6 +20,7 @@ from ai_how.engine.events import Progress, silent
 from ai_how.engine.hostwide import renew_libvirts_rules, shared
 from ai_how.engine.site import Site
 from ai_how.errors import AiHowError, Interrupted, PrivilegeError
+from ai_how.host import dnsmasq
 from ai_how.host.libvirt import DEFAULT_URI, Libvirt
 from ai_how.host.memory import is_root
 from ai_how.host.process import output
@@ -130,7 +131,7 @@ def repair(place: Place, cause: Cause, words: Sequence[str] = ()) -> Attempt:
         with shared(place.progress):
             for command in fix.commands:
                 if command[:2] != _OURSELVES:
-                    output(_at(command, place.uri))
+                    _carry_out(command, place.uri)
     except Interrupted:
         raise  # what was under way is undone; nothing else is begun
     except AiHowError as error:
@@ -154,11 +155,14 @@ def _undone(place: Place, cause: Cause, why: str) -> str:
         return why
     for command in cause.fix.undo:
         with contextlib.suppress(AiHowError):  # what was not done needs no undoing
-            output(_at(command, place.uri))
+            _carry_out(command, place.uri)
     return f"{why}; what was done was undone"
 
 
-def _at(command: Sequence[str], uri: str) -> list[str]:
-    """The command, for the libvirt that was looked at."""
+def _carry_out(command: Sequence[str], uri: str) -> None:
+    """The command, for the libvirt that was looked at. Raises CommandFailed."""
     words = list(command)
-    return [words[0], "-c", uri, *words[1:]] if words[0] == "virsh" and uri != DEFAULT_URI else words
+    stops = words[:2] == ["virsh", "net-destroy"]
+    at = ["-c", uri] if words[0] == "virsh" and uri != DEFAULT_URI else []
+    with dnsmasq.until_ended(words[2]) if stops else contextlib.nullcontext():
+        output([words[0], *at, *words[1:]], changes_host=True)

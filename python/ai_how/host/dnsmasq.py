@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,9 @@ _PROC = Path("/proc")
 _PIDS = Path("/run/libvirt/network")
 _LIBVIRTS = "/var/lib/libvirt/dnsmasq"
 
+#: Seconds that one which was killed may take, on a busy host.
+_ENDS_WITHIN = 10.0
+
 
 def reload_network(network: str) -> bool:
     """Have the dnsmasq of the libvirt network `network` read its servers, names and reservations again (SIGHUP).
@@ -21,9 +26,11 @@ def reload_network(network: str) -> bool:
     False where it does not run: it will read them when it starts. Raises HostError.
     """
     try:
-        pid = int((_PIDS / f"{network}.pid").read_text())
-        process = os.pidfd_open(pid)
-    except (FileNotFoundError, ProcessLookupError, ValueError):
+        with _held(network) as process:
+            if process is not None:
+                signal.pidfd_send_signal(process, signal.SIGHUP)
+            return process is not None
+    except ProcessLookupError:
         return False
     except OSError as error:
         raise HostError(
@@ -31,16 +38,36 @@ def reload_network(network: str) -> bool:
             why=error.strerror or str(error),
             remedy=f"Look at it: ls -l {_PIDS}/{network}.pid",
         ) from error
+
+
+@contextmanager
+def until_ended(network: str) -> Iterator[None]:
+    """Stop the libvirt network `network` in the block, and have its dnsmasq ended afterwards: libvirt kills it without
+    waiting for that, and the next one cannot listen where the old one still does."""
+    with ExitStack() as stack:
+        process = None
+        with suppress(OSError):  # it cannot be seen
+            process = stack.enter_context(_held(network))
+        yield
+        if process is not None:
+            select.select([process], [], [], _ENDS_WITHIN)
+
+
+@contextmanager
+def _held(network: str) -> Iterator[int | None]:
+    """The dnsmasq of the libvirt network `network`, as a descriptor (pidfd_open(2)) for the length of a block; None
+    where it does not run. Raises OSError."""
     try:
-        # Looked at while held: a number that the kernel has given to somebody else since is not signalled.
-        if f"--conf-file={_LIBVIRTS}/{network}.conf" not in _arguments(pid):
-            return False
-        signal.pidfd_send_signal(process, signal.SIGHUP)
-    except ProcessLookupError:
-        return False
+        pid = int((_PIDS / f"{network}.pid").read_text())
+        process = os.pidfd_open(pid)
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        yield None
+        return
+    try:
+        # Looked at while held: a number that the kernel has given to somebody else since is not ours.
+        yield process if f"--conf-file={_LIBVIRTS}/{network}.conf" in _arguments(pid) else None
     finally:
         os.close(process)
-    return True
 
 
 def serves(network: str) -> bool:

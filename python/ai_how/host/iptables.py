@@ -126,7 +126,8 @@ def passing(action: str, chain: str, bridge: str) -> str:
 
 def apply(text: str, command: str = _COMMAND) -> None:
     """Have `iptables-restore` do what `text` says: of each table all or nothing. Needs root. Raises CommandFailed."""
-    output([f"{command}-restore", *_WAIT, "--noflush"], text=text, remedy=f"Look at the rules: {command} -S")
+    restore = [f"{command}-restore", *_WAIT, "--noflush"]
+    output(restore, text=text, remedy=f"Look at the rules: {command} -S", changes_host=True)
 
 
 def legacy_tables() -> tuple[str, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -12,6 +14,10 @@ from ai_how.host.process import output
 
 _LINKS = Path("/sys/class/net")
 _INSTALL = "Install it: apt-get install iproute2"
+#: In a bridge port's `state` (linux/if_bridge.h, BR_STATE_FORWARDING).
+_FORWARDING = "3"
+#: Of a link's `flags` (linux/if.h, IFF_UP).
+_UP = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,24 @@ def read_bridges(text: str) -> Mapping[str, Bridge]:
 
 def set_up(bridge: str, address: IPv4Interface) -> None:
     """Set a bridge up, with this address as libvirt gives it. Raises CommandFailed. Takes CAP_NET_ADMIN."""
-    output(["ip", "link", "set", "dev", bridge, "up"], remedy=_INSTALL)
+    output(["ip", "link", "set", "dev", bridge, "up"], remedy=_INSTALL, changes_host=True)
     broadcast = str(address.network.broadcast_address)
-    output(["ip", "address", "replace", str(address), "broadcast", broadcast, "dev", bridge], remedy=_INSTALL)
+    replace = ["ip", "address", "replace", str(address), "broadcast", broadcast, "dev", bridge]
+    output(replace, remedy=_INSTALL, changes_host=True)
+
+
+def await_forwarding(port: str, *, within: float) -> bool:
+    """Whether the bridge of this port forwards what comes from it. It takes a moment from when both are up, which is
+    waited for, up to `within` seconds."""
+    state, flags = _LINKS / port / "brport/state", _LINKS / port / "master/flags"
+    deadline = time.monotonic() + within
+    with suppress(OSError):  # it was taken away
+        while state.read_text().strip() != _FORWARDING:
+            if not int(flags.read_text(), 16) & _UP or time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+    return False
 
 
 def bridge_of(link: str) -> str:
@@ -63,4 +84,5 @@ def attach(link: str, bridge: str, *, mtu: int) -> None:
     output(
         ["ip", "link", "set", "dev", link, "mtu", str(mtu), "master", bridge],
         remedy=_INSTALL,
+        changes_host=True,
     )

@@ -15,6 +15,9 @@ from contextlib import contextmanager
 
 from ai_how.errors import InUse
 
+#: The lock of the host as long as we hold it, by its descriptor.
+_host: set[int] = set()
+
 #: Seconds that one waits for the host while another changes it: starting a hundred machines takes minutes.
 HOST_WITHIN = 600.0
 
@@ -52,7 +55,16 @@ def host_held(waiting: Callable[[], None], *, within: float = HOST_WITHIN) -> It
                     remedy="Look at what it does; when it has ended, run this again.",
                 )
             time.sleep(0.05)  # nothing tells when an abstract name becomes free
-        yield
+        _host.add(lock.fileno())
+        try:
+            yield
+        finally:
+            _host.discard(lock.fileno())
+
+
+def passed_on() -> tuple[int, ...]:
+    """What a program must have open to hold the host with us, and after us."""
+    return tuple(_host)
 
 
 def _taken(lock: socket.socket, name: str) -> bool:

@@ -26,7 +26,7 @@ def load(text: str) -> None:
     """Carry out the transactions in `text`, a line each, up to the first that is refused, which does nothing. Raises
     HostError."""
     for transaction in text.splitlines():
-        output([_nft(), "-j", "-f", "-"], text=transaction, timeout=60)
+        output([_nft(), "-j", "-f", "-"], text=transaction, timeout=60, changes_host=True)
 
 
 def run(words: Sequence[str]) -> str:

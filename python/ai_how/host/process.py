@@ -6,13 +6,27 @@ import subprocess
 from collections.abc import Sequence
 
 from ai_how.errors import CommandFailed
+from ai_how.host import lock
 
 
-def output(argv: Sequence[str], *, text: str = "", timeout: float = 30.0, remedy: str = "") -> str:
+def output(
+    argv: Sequence[str], *, text: str = "", timeout: float = 30.0, remedy: str = "", changes_host: bool = False
+) -> str:
     """What `argv` prints, given `text` to read. Raises CommandFailed when it cannot start, fails, or takes longer than
-    `timeout` seconds."""
+    `timeout` seconds.
+
+    What `changes_host` holds the host's lock, where we do, until its own end: it goes on where we are killed.
+    """
     try:
-        ran = subprocess.run(list(argv), input=text, capture_output=True, text=True, timeout=timeout, check=False)
+        ran = subprocess.run(
+            list(argv),
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            pass_fds=lock.passed_on() if changes_host else (),
+        )
     except OSError as error:
         raise CommandFailed(argv, None, str(error), remedy=remedy) from error
     except subprocess.TimeoutExpired as error:

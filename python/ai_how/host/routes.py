@@ -108,7 +108,7 @@ def read_way(text: str) -> Way | None:
 def add_route(to: IPv4Network, via: IPv4Address, *, replace: bool) -> None:
     """Set a route with our mark; `replace` an existing one only where that is ours. Raises HostError."""
     try:
-        output(["ip", "route", "replace" if replace else "add", *_words(to, via)], remedy=_INSTALL)
+        output(["ip", "route", "replace" if replace else "add", *_words(to, via)], remedy=_INSTALL, changes_host=True)
     except CommandFailed as error:
         if error.returncode is None:
             raise
@@ -121,7 +121,7 @@ def add_route(to: IPv4Network, via: IPv4Address, *, replace: bool) -> None:
 
 def delete_route(to: IPv4Network, via: IPv4Address) -> None:
     """Remove a route with our mark."""
-    output(["ip", "route", "del", *_words(to, via)], remedy=_INSTALL)
+    output(["ip", "route", "del", *_words(to, via)], remedy=_INSTALL, changes_host=True)
 
 
 def batch_line(to: IPv4Network, via: IPv4Address) -> str:

@@ -22,7 +22,7 @@ from ai_how.lab.mounts import PRIVATE_DIRECTORIES
 from ai_how.lab.needs import search_path, unavailable
 from ai_how.lab.spec import LabSpec
 
-_READY_DEADLINE = 60.0  # seconds; process 1 has shorter ones of its own and says which of them passed
+_READY_DEADLINE = 240.0  # seconds; process 1 has shorter ones of its own and says which of them passed
 _CLOSE_DEADLINE = 20.0
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
@@ -215,7 +215,6 @@ def _end(outer: subprocess.Popen[bytes]) -> None:
 
 def _attached(lab: Lab, command: Sequence[str], environment: Mapping[str, str]) -> int:
     terminal = 0 if _in_foreground(0) else None
-    entered = subprocess.Popen(lab.enter(command), env=environment)
 
     def pass_on(number: int, _: FrameType | None) -> None:
         typed = number in (signal.SIGINT, signal.SIGQUIT) and _in_foreground(0)
@@ -223,7 +222,13 @@ def _attached(lab: Lab, command: Sequence[str], environment: Mapping[str, str]) 
             entered.send_signal(number)
 
     passed = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    before = {number: signal.signal(number, pass_on) for number in passed}
+    # Held back until they are passed on: the command may be at work before we come to it, and must not outlive us.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, passed)
+    try:
+        entered = subprocess.Popen(lab.enter(command), env=environment)
+        before = {number: signal.signal(number, pass_on) for number in passed}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         code = entered.wait()
     finally:

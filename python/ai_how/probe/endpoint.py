@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from ai_how.errors import AiHowError, HostError, NotReady
+from ai_how.host import links
 from ai_how.host.process import output
 from ai_how.probe.dhcp import Lease, give_back, take_lease
 from ai_how.probe.place import Place, new
 
 #: Seconds that a lease may take: DISCOVER to ACK are milliseconds where the server does not ping first.
 LEASE_WITHIN = 5.0
+
+#: Seconds in which a new port forwards, on a busy host or with a short delay of a spanning tree (4 s are the least):
+#: what is sent sooner is lost.
+_FORWARDS_WITHIN = 8.0
 
 #: The link inside.
 LINK = "eth0"
@@ -122,6 +127,7 @@ def _attach(place: Place, bridge: str, port: str, mac: str) -> None:
     for each in ("all", LINK):
         place.set(f"net/ipv4/conf/{each}/rp_filter", "0")
     place.run(["ip", "-batch", "-"], text=f"link set lo up\nlink set {LINK} up\n")
+    links.await_forwarding(port, within=_FORWARDS_WITHIN)
 
 
 def configure(place: Place, lease: Lease) -> None:

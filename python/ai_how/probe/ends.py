@@ -43,8 +43,6 @@ from ai_how.spec.policy import Port
 
 HOST, OUTSIDE, GATEWAY = "host", "outside", "gateway"
 
-#: Seconds that an endpoint's lease may take.
-_LEASE_WITHIN = 3.0
 _ANYWHERE = IPv4Address("8.8.8.8")
 #: While an endpoint is a node of that network, nobody else may be it, or start its machine.
 Hold = Callable[[VirtualNetwork], None]
@@ -243,7 +241,7 @@ def _enter(stack: ExitStack, known: Inhabitants, name: str, hold: Hold, notes: l
 
 def _leased(stack: ExitStack, network: VirtualNetwork, mac: str, name: str) -> Endpoint:
     try:
-        return stack.enter_context(endpoint(network.bridge, mac, name=name, within=_LEASE_WITHIN))
+        return stack.enter_context(endpoint(network.bridge, mac, name=name))
     except NotReady as error:
         with here() as host:
             bridge = look(host).links.get(network.bridge)

@@ -126,8 +126,7 @@ async def tcp(place: Place, target: Address, port: int, *, within: float = WITHI
         token = target.packed + struct.pack(">HH", sock.getsockname()[1], port)
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(within):
-                await loop.sock_connect(sock, _where(place, target, port))
+            await _in_time(within, loop.sock_connect(sock, _where(place, target, port)))
         except TimeoutError:
             return _silence(begin, within, token)
         except OSError as error:
@@ -271,6 +270,21 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
+async def _in_time(within: float, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of `work`, also where both are over before a busy host lets us look: an answer that was there in time
+    is one. Raises TimeoutError."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task,), timeout=within)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))  # it lets go of its socket before that is closed
+    if task.cancelled():
+        raise TimeoutError
+    return task.result()
+
+
 def _token() -> bytes:
     return MAGIC + secrets.token_bytes(8)
 
@@ -287,11 +301,15 @@ async def _exchange(
     """Send, and wait for what `is_reply` takes. With `keep` the reply's text after so many bytes is `said`."""
     loop = asyncio.get_running_loop()
     begin = time.monotonic()
+
+    async def reply() -> bytes:
+        await loop.sock_sendall(sock, packet)
+        while not is_reply(data := await loop.sock_recv(sock, 65536)):
+            pass
+        return data
+
     try:
-        async with asyncio.timeout(within):
-            await loop.sock_sendall(sock, packet)
-            while not is_reply(data := await loop.sock_recv(sock, 65536)):
-                pass
+        data = await _in_time(within, reply())
     except TimeoutError:
         return _silence(begin, within, token)
     except OSError as error:

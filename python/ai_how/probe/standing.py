@@ -36,7 +36,7 @@ from ai_how.probe.packets import NotTested, arp, ask, dns, ping
 from ai_how.probe.place import Place, here, named, new
 from ai_how.probe.promises import MOST, UPLINK, Member, Party, Stranger, blocked_targets
 from ai_how.probe.responder import Responder, tap
-from ai_how.probe.run import Spot
+from ai_how.probe.run import ATTEMPTS, Spot
 from ai_how.providers import domain as domains
 from ai_how.providers import network as networks
 from ai_how.resources.network import VirtualNetwork
@@ -48,8 +48,8 @@ from ai_how.spec.policy import Discovery
 #: How many places are made, or agents asked, side by side.
 _AT_ONCE = 8
 
-#: Seconds that a lease may take. What answers at all answers in milliseconds.
-_LEASE_WITHIN = 2.0
+#: Seconds after its check in which Consul finds a node, on a busy host.
+_FOUND_WITHIN = 3.0
 
 #: Where the stand-in for the LAN lives: addresses for tests between networks (RFC 2544).
 _TESTING = IPv4Network("198.18.0.0/15")
@@ -211,7 +211,7 @@ class _Group:
         def otherwise(place: Place) -> Lease:
             return _as_configured(network, node.ip or self._free_address(place))
 
-        return endpoint(network.bridge, node.mac, name=node.name, within=_LEASE_WITHIN, otherwise=otherwise)
+        return endpoint(network.bridge, node.mac, name=node.name, otherwise=otherwise)
 
     def party(self, endpoints: Sequence[Endpoint], guests: Collection[str]) -> Party:
         """The cluster with those that stand in it; `guests` are the machines whose agent answers."""
@@ -425,19 +425,22 @@ def _free_port(host: Place) -> int:
 
 def _replies(host: Place, target: IPv4Address) -> bool:
     try:
-        return ask(ping(host, target)).replied
+        return any(ask(ping(host, target)).replied for _ in range(ATTEMPTS))
     except NotTested:
         return False
 
 
 def _resolve(host: Place, name: str) -> IPv4Address | None:
-    """What the host's own resolver says, if it says so at once."""
+    """What the host's own resolver says, if it says so soon."""
     server = resolver.first_nameserver()
+    if server is None:
+        return None
     try:
-        found = () if server is None else ask(dns(host, server, name)).said
+        answers = (ask(dns(host, server, name)) for _ in range(ATTEMPTS))
+        said = next((each.said for each in answers if each.replied), ())
     except NotTested:
         return None
-    return IPv4Address(found[0]) if found else None
+    return IPv4Address(said[0]) if said else None
 
 
 def _host_dns(clusters: Iterable[Network]) -> IPv4Address | None:
@@ -457,7 +460,7 @@ def _is_in_consul(parties: Iterable[Party]) -> bool:
     ]
     if not asked:
         return False
-    deadline = time.monotonic() + max(each.check.interval + 1 for _, each in asked)
+    deadline = time.monotonic() + max(each.check.interval + each.check.timeout for _, each in asked) + _FOUND_WITHIN
     while True:
         found = [(ip, _healthy(discovery)) for ip, discovery in asked]
         if all(healthy is not None and ip in healthy for ip, healthy in found):

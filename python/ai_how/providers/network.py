@@ -196,7 +196,8 @@ def _set_power(libvirt: Libvirt, want: VirtualNetwork) -> None:
             if want.active:
                 handle.create()
             else:
-                handle.destroy()
+                with dnsmasq.until_ended(want.name):
+                    handle.destroy()
         if want.autostart and not handle.isPersistent():
             # Somebody undefined it while it was active; only what is defined starts by itself.
             handle = libvirt.connection.networkDefineXML(want.to_xml())
@@ -210,7 +211,8 @@ def _stop(libvirt: Libvirt, name: str) -> None:
         return
     with libvirt.doing(f"cannot stop network {name}"):
         if handle.isActive():
-            handle.destroy()
+            with dnsmasq.until_ended(name):
+                handle.destroy()
 
 
 def _change_running(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None:

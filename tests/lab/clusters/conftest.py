@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.host_view import define_everything_once
+from tests.host_view import define_everything_once, left
 from tests.lab.loaded import Loaded
 
 from ai_how.engine import cluster as engine
@@ -25,9 +25,25 @@ from ai_how.images import build_micro_image
 
 Ran = subprocess.CompletedProcess[str]
 
-#: Seconds in which one command must have ended; the longest waits for the leases of emulated machines.
-COMMAND_DEADLINE = 120.0
-AGENT_DEADLINE = 30.0
+#: Seconds in which one command has ended, on a busy machine; the longest waits for the leases of emulated machines.
+COMMAND_DEADLINE = 600.0
+AGENT_DEADLINE = 120.0
+
+#: Seconds in which what must come has come, on a busy machine: whoever waits for it goes on as soon as it is there.
+COMES_WITHIN = 120.0
+
+
+def until(holds: Callable[[], object], what: str, within: float = COMES_WITHIN) -> None:
+    """Wait for a condition; fail where it does not come."""
+    deadline = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < deadline, f"it does not come within {within:g} s: {what}"
+        time.sleep(0.05)
+
+
+def answers(in_guest: Callable[..., Ran], node: str, target: str) -> bool:
+    """Whether a ping from inside the guest is answered."""
+    return in_guest(node, "ping", "-c", "1", "-w", "2", target).returncode == 0
 
 
 def _virsh(*words: str) -> str:
@@ -142,13 +158,37 @@ def in_guest(libvirt_uri: str) -> Callable[..., Ran]:
 
     def call(node: str, *argv: str) -> Ran:
         with Libvirt() as libvirt:
-            deadline = time.monotonic() + AGENT_DEADLINE
-            while not agent.answers(libvirt, node) and time.monotonic() < deadline:
-                time.sleep(0.2)
+            until(lambda: agent.answers(libvirt, node), f"the agent of {node}", AGENT_DEADLINE)
             ran = agent.run(libvirt, node, argv, AGENT_DEADLINE)
         return subprocess.CompletedProcess(argv, ran.code, ran.stdout, ran.stderr)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def settled(in_guest: Callable[..., Ran]) -> Callable[[str], None]:
+    """`settled(node)`: the guest has done what DHCP said when its link was last there, which is a moment after the
+    server has written the lease down."""
+
+    def wait(node: str) -> None:
+        asked = '[ -s /etc/resolv.conf ] && [ "$(cat /run/asked)" = "$(cat /sys/class/net/eth0/carrier_changes)" ]'
+        script = f"until {asked} && ip route | grep -q ^default; do sleep 0.2; done"
+        ran = in_guest(node, "/bin/sh", "-c", script)
+        assert ran.returncode == 0, ran.stderr
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def stop_asking(in_guest: Callable[..., Ran], settled: Callable[[str], None]) -> Callable[[str], None]:
+    """`stop_asking(node)`: from now on the guest asks DHCP nothing any more, and keeps what it has."""
+
+    def stop(node: str) -> None:
+        settled(node)  # one that has nothing yet would stay without an address
+        ran = in_guest(node, "/bin/sh", "-c", "kill -STOP $(pidof udhcpc)")
+        assert ran.returncode == 0, ran.stderr
+
+    return stop
 
 
 @pytest.fixture
@@ -156,7 +196,6 @@ def refused(
     ai_how: Callable[..., Ran],
     folder: Path,
     look_at_host: Callable[[], dict[str, list[str]]],
-    compare: Callable[..., list[str]],
 ) -> Callable[..., str]:
     """`refused(3, "up", path)`: the command ends with this exit code and changes nothing, neither on the host nor in
     the user's folder; what it said on stderr."""
@@ -176,7 +215,7 @@ def refused(
         host, files = look(), sorted(folder.iterdir())
         ran = ai_how(*words, **environment)
         assert ran.returncode == code, ran.stdout + ran.stderr
-        assert compare(host, look()) == []
+        assert left(host, look) == []
         assert sorted(folder.iterdir()) == files
         return ran.stderr
 

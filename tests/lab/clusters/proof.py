@@ -19,6 +19,9 @@ from ai_how.probe.run import run
 from ai_how.probe.standing import Standing, standing
 from ai_how.spec.cluster import Cluster
 
+#: How often what shall pass is tried: on a busy machine answers come late.
+ATTEMPTS = 9
+
 MACHINE = {"cpu_cores": 1, "memory_gb": 0.125, "disk_gb": 1}
 
 
@@ -109,7 +112,7 @@ class Scene:
         self._standing = None
         self._places.close()
 
-    def try_all(self, attempts: int = 3, *, quick: bool = False) -> Found:
+    def try_all(self, attempts: int = ATTEMPTS, *, quick: bool = False) -> Found:
         """Everything that is promised, or the part that `up` ends with."""
         there = self.stand()
         for each in there.spots.values():

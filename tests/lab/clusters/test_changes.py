@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from pycdlib import PyCdlib
+from tests.lab.clusters.conftest import COMES_WITHIN, until
 
 from ai_how.probe.dhcp import take_lease
 from ai_how.probe.endpoint import LINK, attached
@@ -41,6 +42,7 @@ def test_nodes_come_and_go_without_touching_the_others_and_destroy_leaves_nothin
     ai_how: AiHow,
     virsh: Virsh,
     in_guest: InGuest,
+    settled: Callable[[str], None],
     micro_image: Path,
     folder: Path,
     clean_host: None,
@@ -86,6 +88,7 @@ def test_nodes_come_and_go_without_touching_the_others_and_destroy_leaves_nothin
     assert virsh("vol-list", "ai-how-hpc-cluster", "--details").count(".qcow2") == 2 * 2  # name and path of two
     definition = virsh("net-dumpxml", "hpc-cluster-network")
     assert "hpc-cluster-compute-01" not in definition
+    settled("hpc-cluster-controller")
     assert in_guest("hpc-cluster-controller", "nslookup", "hpc-cluster-compute-01.hpc-cluster.internal").returncode != 0
     assert (
         "192.168.100.11"
@@ -121,7 +124,7 @@ def test_guest_shuts_itself_down_and_gets_a_fresh_lease_afterwards(
     seed = next(Path("/var/lib/libvirt/images/ai-how-tried").glob("*.iso"))
     assert_seed(seed, in_guest("tried-controller", "sha256sum", "/dev/vdb").stdout.split()[0])
 
-    down = ai_how("down", path)
+    down = ai_how("down", path, "--timeout", COMES_WITHIN)
     assert down.returncode == 0
     assert "powered off" not in down.stderr
     assert virsh("domstate", "tried-controller", "--reason") == "shut off (shutdown)"
@@ -172,11 +175,14 @@ def test_a_node_that_leaves_takes_an_address_of_dhcps_choice_along(
         for mac in macs:
             place, _ = stack.enter_context(attached("br-tried", mac, name=mac))
             client = stack.enter_context(place.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            take_lease(client, LINK, mac, within=5.0)
-    held = {each["node"] for each in json.loads(ai_how("leases", path, "--json").stdout)}
-    assert held == {"tried-controller", "tried-compute-02"}
+            take_lease(client, LINK, mac, within=COMES_WITHIN)
+
+    def held() -> set[str]:
+        return {each["node"] for each in json.loads(ai_how("leases", path, "--json").stdout)}
+
+    # dnsmasq's helper writes them down a moment later.
+    until(lambda: held() == {"tried-controller", "tried-compute-02"}, "the leases of two nodes")
     del nodes[1]
     path.write_text(yaml.safe_dump(document))
     assert ai_how("up", path, "--no-start", "--yes").returncode == 0
-    held = {each["node"] for each in json.loads(ai_how("leases", path, "--json").stdout)}
-    assert held == {"tried-controller"}
+    until(lambda: held() == {"tried-controller"}, "the lease of one node")

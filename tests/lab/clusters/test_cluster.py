@@ -49,7 +49,11 @@ def numbers(virsh: Virsh) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def static(
-    ai_how: AiHow, micro_image: Path, machine_room: None, tmp_path_factory: pytest.TempPathFactory
+    ai_how: AiHow,
+    micro_image: Path,
+    machine_room: None,
+    settled: Callable[[str], None],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Path]:
     """The documented static-IP cluster, running: its configuration file."""
     folder = tmp_path_factory.mktemp("static")
@@ -57,6 +61,8 @@ def static(
     path.write_text(example("static-ip", micro_image))
     up = ai_how("up", path, "--state", folder / "state.json")
     assert up.returncode == 0, up.stderr
+    for node in (CONTROLLER, FIRST, SECOND):
+        settled(node)
     yield path
     assert ai_how("destroy", path, "--yes", "--state", folder / "state.json").returncode == 0
     assert [each.name for each in folder.iterdir()] == ["cluster.yaml"]

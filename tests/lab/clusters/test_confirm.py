@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.host_view import left
+from tests.lab.clusters.conftest import COMES_WITHIN, until
 
 from ai_how.config.load import load_mapping
 from ai_how.engine import cluster as engine
@@ -47,9 +49,6 @@ CHANGE: dict[str, Any] = {"firewall": {"expose": [{"host_port": 8080, "node": "t
 #: Another cluster, where the standing one would be in the way.
 PAIR: dict[str, Any] = {"name": "pair", "network": {"subnet": "10.45.0.0/24", "bridge": "br-pair"}}
 
-#: Seconds in which a guard has done what it had to, on a busy machine.
-SOON = 40.0
-
 
 def look(name: str = NAME) -> Observed:
     with Libvirt(URI) as libvirt:
@@ -62,21 +61,12 @@ def undone_to(before: Observed) -> bool:
     return not make_plan(before.everything, look(before.network.cluster).everything)
 
 
-def until(condition: Callable[[], object], what: str, within: float = SOON) -> float:
-    """Wait for it; the seconds that it took."""
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begin < within, f"not within {within} s: {what}"
-        time.sleep(0.05)
-    return time.monotonic() - begin
-
-
 def waits() -> Pending | None:
     return next(iter(pending.all_pending(URI)), None)
 
 
-def until_nobody_guards() -> float:
-    return until(lambda: waits() is None, "the end of the guard")
+def until_nobody_guards() -> None:
+    until(lambda: waits() is None, "the end of the guard")
 
 
 def phase() -> Phase | None:
@@ -85,7 +75,7 @@ def phase() -> Phase | None:
 
 
 def guards_pid() -> int:
-    connection = rendezvous.meet(guard.name_of(URI, NAME), within=5)
+    connection = rendezvous.meet(guard.name_of(URI, NAME), within=COMES_WITHIN)
     assert connection is not None
     with connection:
         pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -162,12 +152,14 @@ def alive(
     machine_room: None,
     configuration: Callable[..., dict[str, Any]],
     micro_image: Path,
+    settled: Callable[[str], None],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Any]]:
     """What a cluster with a guest was made from."""
     pair = PAIR | {"base_image_path": str(micro_image)}
     state = tmp_path_factory.mktemp("alive") / "cluster_state.json"
     with cluster(configuration(nodes=1, **pair), state, start=True):
+        settled("pair-controller")
         yield pair
 
 
@@ -290,17 +282,21 @@ def test_a_first_up_that_is_not_confirmed_leaves_no_cluster(
     write: Callable[..., Path],
     ai_how: Callable[..., Ran],
     look_at_host: Callable[[], dict[str, list[str]]],
-    compare: Callable[..., list[str]],
     folder: Path,
 ) -> None:
-    host = look_at_host()
+    def look_around() -> dict[str, list[str]]:
+        view = look_at_host()
+        # libvirt leaves the PID files of stopped networks.
+        return view | {"files": [each for each in view["files"] if not each.startswith("/run/libvirt/network/")]}
+
+    host = look_around()
     path = write(nodes=1, **PAIR)
     assert ai_how("up", path, "--no-wait", "--confirm-within", "2").returncode == 0
     assert [each.running for each in look("pair").domains] == [True]
     until_nobody_guards()
     assert look("pair").resources == ()
     # libvirt leaves the PID files of stopped networks.
-    assert [line for line in compare(host, look_at_host()) if "/run/libvirt/network/" not in line] == []
+    assert left(host, look_around) == []
     ran = ai_how("confirm", "pair")
     assert ran.returncode == 1
     assert "was not confirmed within 2 s" in ran.stderr
@@ -322,7 +318,7 @@ def test_a_change_is_undone_though_the_terminal_is_gone(
     path = write(nodes=1, network=CHANGE)
     ours, theirs = pty.openpty()
     script = '"$@"; echo; echo ended; exec sleep 60'
-    words = ["up", str(path), "--no-start", "--confirm-within", "8"]
+    words = ["up", str(path), "--no-start", "--confirm-within", "15"]
     shell = subprocess.Popen(
         ["setsid", "--ctty", "sh", "-c", script, "sh", sys.executable, "-m", "ai_how", *words],
         stdin=theirs,
@@ -336,7 +332,7 @@ def test_a_change_is_undone_though_the_terminal_is_gone(
     assert phase() is Phase.WAITING
     pid = guards_pid()
     os.write(ours, b"\x03")  # Ctrl-C ends the shell and what it runs
-    shell.wait(10)
+    shell.wait(COMES_WITHIN)
     assert phase() is Phase.WAITING
     os.close(ours)  # and the terminal is gone, with SIGHUP for its session
     for each in (signal.SIGHUP, signal.SIGINT):
@@ -347,7 +343,7 @@ def test_a_change_is_undone_though_the_terminal_is_gone(
     assert not undone_to(before)
     until_nobody_guards()
     assert undone_to(before)
-    assert how_it_ended(folder) == "it was not confirmed within 8 s"
+    assert how_it_ended(folder) == "it was not confirmed within 15 s"
 
 
 def test_the_terminal_that_goes_under_up_has_the_change_undone(
@@ -364,7 +360,7 @@ def test_the_terminal_that_goes_under_up_has_the_change_undone(
     assert [each.running for each in look().domains] == [True]
     assert phase() is Phase.APPLYING
     running.send_signal(signal.SIGHUP)
-    running.communicate(timeout=30)
+    running.communicate(timeout=COMES_WITHIN)
     assert running.returncode == 130
     until_nobody_guards()
     assert undone_to(before)
@@ -382,7 +378,7 @@ def test_a_change_whose_up_is_killed_is_undone_at_once(
     until(lambda: phase() is Phase.APPLYING, "the guard")
     time.sleep(after)
     running.kill()
-    running.wait(10)
+    running.wait(COMES_WITHIN)
     until_nobody_guards()
     assert undone_to(before)
     assert not (folder / ".cluster_state.json.new").exists()
@@ -392,12 +388,13 @@ def test_it_is_undone_though_libvirtd_was_restarted_the_state_file_is_gone_and_a
     before: Observed, write: Callable[..., Path], ai_how: Callable[..., Ran], folder: Path
 ) -> None:
     state = folder / "cluster_state.json"
-    assert ai_how("up", write(nodes=1, network=CHANGE), "--no-start", "--confirm-within", "3").returncode == 0
-    daemon = int(Path("/run/libvirtd.pid").read_text())
-    os.kill(daemon, signal.SIGTERM)
-    until(lambda: not Path(f"/proc/{daemon}").exists(), "the end of libvirtd")
-    state.unlink()
+    assert ai_how("up", write(nodes=1, network=CHANGE), "--no-start", "--confirm-within", "5").returncode == 0
+    # First of all: what follows may take a busy machine longer than the guard waits.
     with locked(state.with_name(state.name + ".lock")):
+        state.unlink()
+        daemon = int(Path("/run/libvirtd.pid").read_text())
+        os.kill(daemon, signal.SIGTERM)
+        until(lambda: not Path(f"/proc/{daemon}").exists(), "the end of libvirtd")
         until(lambda: phase() is Phase.UNDOING, "the deadline")
         subprocess.run(["libvirtd", "--daemon"], check=True)
         time.sleep(1)
@@ -405,7 +402,7 @@ def test_it_is_undone_though_libvirtd_was_restarted_the_state_file_is_gone_and_a
         assert not undone_to(before)
     until_nobody_guards()
     assert undone_to(before)
-    assert how_it_ended(folder) == "it was not confirmed within 3 s"
+    assert how_it_ended(folder) == "it was not confirmed within 5 s"
 
 
 def test_where_the_state_cannot_be_written_it_is_undone_all_the_same(
@@ -469,17 +466,15 @@ def test_a_change_after_which_a_node_stops_answering_is_undone_at_once(
 def test_a_change_of_subnet_that_a_guest_does_not_follow_is_undone_and_the_guest_reached_again(
     alive: dict[str, Any],
     configuration: Callable[..., dict[str, Any]],
-    in_guest: Callable[..., Ran],
+    stop_asking: Callable[[str], None],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = look("pair")
     assert before.network is not None
     (node,) = before.network.reservations
-    # Not before it has what it asked for when its link was last there: it would stay without an address.
-    settled = 'until [ "$(cat /run/asked)" = "$(cat /sys/class/net/eth0/carrier_changes)" ]; do sleep 0.2; done'
-    in_guest("pair-controller", "/bin/sh", "-c", f"{settled}; kill -STOP $(pidof udhcpc)")
-    assert answering(before.network.bridge, [node.ip], 10) == {node.ip}
+    stop_asking("pair-controller")
+    assert answering(before.network.bridge, [node.ip], COMES_WITHIN) == {node.ip}
     moved = alive | {"network": alive["network"] | {"subnet": "10.46.0.0/24"}}
     manager = HPCClusterManager(configuration(nodes=1, **moved), folder / "cluster_state.json")
     monkeypatch.setitem(verify_traffic.__kwdefaults__ or {}, "within", 3.0)
@@ -488,4 +483,4 @@ def test_a_change_of_subnet_that_a_guest_does_not_follow_is_undone_and_the_guest
     until_nobody_guards()
     assert undone_to(before)
     assert how_it_ended(folder, "pair") == "up ended before the change was complete"
-    assert answering(before.network.bridge, [node.ip], 10) == {node.ip}
+    assert answering(before.network.bridge, [node.ip], COMES_WITHIN) == {node.ip}

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.lab.clusters.conftest import Ran
+from tests.lab.clusters.conftest import COMES_WITHIN, COMMAND_DEADLINE, Ran
 from tests.lab.consul_agent import Agent, agent
 from tests.lab.resolvers import resolving_by
 
@@ -399,7 +399,7 @@ def open_process(pid: int) -> Iterator[int]:
 
 
 def ended(process: int) -> None:
-    assert select.select([process], [], [], 10)[0]
+    assert select.select([process], [], [], COMES_WITHIN)[0]
 
 
 @pytest.mark.parametrize(
@@ -509,7 +509,7 @@ def test_status_tells_of_every_kind_that_the_host_knows_by_itself(scene: Scene, 
     shown = scene.ai_how("status", scene.path)
     assert "drift: network shared-network: its definition says something else than what runs" in shown.stdout
     somebody = ["setpriv", "--bounding-set=-net_admin", "--", sys.executable, "-m", "ai_how", "status", SHARED]
-    asked = subprocess.run(somebody, check=False, capture_output=True, text=True, timeout=60)
+    asked = subprocess.run(somebody, check=False, capture_output=True, text=True, timeout=COMMAND_DEADLINE)
     assert "not looked at: rules in the kernel" in asked.stderr
     assert "drift: network shared-network" in asked.stdout
 

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.lab.clusters.conftest import COMMAND_DEADLINE, until
 
 Ran = subprocess.CompletedProcess[str]
 AiHow = Callable[..., Ran]
@@ -33,13 +33,6 @@ STORAGE = Path("/var/lib/libvirt/images")
 
 def shell(*argv: str) -> None:
     subprocess.run(argv, check=True, capture_output=True, timeout=30)
-
-
-def wait_for(what: str, condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
-        time.sleep(0.02)
 
 
 # What others have on the host
@@ -498,7 +491,7 @@ def waiting(path: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
 
 
 def stuck(up: subprocess.Popen[str]) -> str:
-    said = up.communicate(timeout=60)[1]
+    said = up.communicate(timeout=COMMAND_DEADLINE)[1]
     assert up.returncode == 1, said
     assert "1 of 1 nodes have no lease" in said
     assert "ai-how console" in said
@@ -516,7 +509,7 @@ def test_machine_that_never_boots_is_named_with_its_stage_and_left_running(
 
 
 def test_machine_that_was_powered_off_is_told_from_one_that_is_slow(cluster: Path, virsh: Virsh) -> None:
-    with waiting(cluster, 3) as up:
+    with waiting(cluster, 10) as up:
         virsh("destroy", "tried-controller")
         said = stuck(up)
     assert "tried-controller: its machine is not running" in said
@@ -524,7 +517,7 @@ def test_machine_that_was_powered_off_is_told_from_one_that_is_slow(cluster: Pat
 
 @pytest.mark.parametrize("fault", ["link down", "off the bridge"])
 def test_machine_without_a_link_is_told_from_one_that_is_silent(fault: str, cluster: Path, virsh: Virsh) -> None:
-    with waiting(cluster, 3) as up:
+    with waiting(cluster, 10) as up:
         tap = virsh("domiflist", "tried-controller").split()[0]
         if fault == "link down":
             virsh("domif-setlink", "tried-controller", tap, "down")
@@ -544,9 +537,9 @@ def test_unanswered_machine_is_told_from_a_silent_one_and_the_next_up_completes(
     try:
         tap = Path("/sys/class/net/br-tried/brif")
         with waiting(path, 600) as up:
-            wait_for("a packet of the guest", lambda: any(_packets(port.name) for port in tap.iterdir()))
+            until(lambda: any(_packets(port.name) for port in tap.iterdir()), "a packet of the guest")
             up.send_signal(signal.SIGINT)
-            up.communicate(timeout=30)
+            up.communicate(timeout=COMMAND_DEADLINE)
         ran = ai_how("up", path, "--timeout", "0")
     finally:
         os.kill(dnsmasq, signal.SIGCONT)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.consul_agent import agent
+from tests.host_view import left
+from tests.lab.clusters.conftest import COMMAND_DEADLINE
+from tests.lab.consul_agent import agent, until
 
 from ai_how.compile.hook import LOG, UNKNOWN
 from ai_how.host import memory
@@ -44,14 +46,12 @@ def ok(ran: Ran) -> str:
 
 
 @pytest.fixture
-def host_as_before(
-    look_at_host: Callable[[], View], compare: Callable[[View, View], list[str]], machine_room: None
-) -> Iterator[Callable[[], list[str]]]:
+def host_as_before(look_at_host: Callable[[], View], machine_room: None) -> Iterator[Callable[[], list[str]]]:
     """How the host differs from what it was when the test began; nothing when the test ends."""
-    before = look_at_host()
+    before = still(look_at_host())
 
     def differs() -> list[str]:
-        return [line for line in compare(still(before), still(look_at_host())) if LIBVIRTS not in line]
+        return left(before, lambda: still(look_at_host()))
 
     yield differs
     assert differs() == []
@@ -71,7 +71,8 @@ def gc(ai_how: AiHow, folder: Path) -> Callable[..., dict[str, Any]]:
 
 
 def still(view: View) -> View:
-    return {part: [MOVING.sub("", line) for line in lines] for part, lines in view.items()}
+    """Without what moves by itself, and what libvirt keeps."""
+    return {part: [MOVING.sub("", line) for line in lines if LIBVIRTS not in line] for part, lines in view.items()}
 
 
 def names(leftovers: list[dict[str, Any]]) -> set[str]:
@@ -128,15 +129,15 @@ def test_a_cluster_whose_network_is_gone_is_listed_with_all_that_would_be_lost_a
 
 
 def test_what_is_only_listed_stays_as_it_is(
-    write: Write, ai_how: AiHow, virsh: Virsh, look_at_host: Callable[[], View], compare: Callable[..., list[str]]
+    write: Write, ai_how: AiHow, virsh: Virsh, look_at_host: Callable[[], View]
 ) -> None:
     ok(ai_how("up", write(nodes=1), "--no-start"))
     lose_network(virsh, "tried")
     Path("cluster_state.json").unlink()
-    before = look_at_host()
+    before = still(look_at_host())
     said = ok(ai_how("gc"))
     assert "all data" in said
-    assert compare(still(before), still(look_at_host())) == []
+    assert left(before, lambda: still(look_at_host())) == []
     assert "removed" in ok(ai_how("gc", "--yes"))
     assert "no leftovers" in ok(ai_how("gc"))
 
@@ -154,10 +155,10 @@ def test_healthy_clusters_of_other_files_and_of_all_modes_have_no_leftovers(
     for path in (one, two, off, way):
         ok(ai_how("up", path, "--no-start"))
     ok(ai_how("down", two))
-    before = look_at_host()
+    before = still(look_at_host())
     assert gc() == {"leftovers": [], "removed": [], "unseen": []}
     assert gc("--yes") == {"leftovers": [], "removed": [], "unseen": []}
-    assert still(look_at_host()) == still(before)
+    assert left(before, lambda: still(look_at_host())) == []
     for path in (one, two, off, way):
         ok(ai_how("destroy", path, "--yes"))
 
@@ -425,6 +426,7 @@ def test_what_consul_has_of_a_cluster_that_is_gone_goes_and_services_of_others_s
     assert (memory.DIRECTORY / "consul.json").exists()
 
     with agent(where) as consul:
+        until(lambda: len(consul.services()) == 2)
         (entry,) = gc()["leftovers"]
         assert (entry["kind"], entry["cluster"]) == ("registration", "tried")
         assert entry["loss"] == "ai-how:tried:tried-controller is deregistered"
@@ -551,11 +553,11 @@ def test_a_network_that_lost_its_mark_keeps_what_the_host_has_for_it(
 def test_another_libvirt_says_nothing_about_what_this_host_has_for_the_systems_one(
     healthy: Path, gc: Callable[..., dict[str, Any]], look_at_host: Callable[[], View]
 ) -> None:
-    before = look_at_host()
+    before = still(look_at_host())
     said = gc("--yes", "--connect", "test:///default")
     assert said["leftovers"] == said["removed"] == []
     assert "which test:///default is not" in said["unseen"][0]
-    assert still(look_at_host()) == still(before)
+    assert left(before, lambda: still(look_at_host())) == []
 
 
 def test_without_root_leftovers_are_listed_and_none_is_removed(
@@ -571,7 +573,7 @@ def test_without_root_leftovers_are_listed_and_none_is_removed(
 
     def as_somebody(*words: str) -> Ran:
         command = ["setpriv", "--bounding-set=-net_admin", "--", sys.executable, "-m", "ai_how", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_DEADLINE)
 
     ran = as_somebody("gc")
     assert ran.returncode == 0, ran.stderr

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.lab.clusters.conftest import COMMAND_DEADLINE
+from tests.lab.clusters.test_interrupts import beginning, read_until
 
 from ai_how.host import memory
 
@@ -44,17 +46,11 @@ def file_system(place: Path, *, pages: int) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def at_line(beginning: str, *words: object) -> Iterator[subprocess.Popen[str]]:
+def at_line(line: str, *words: object) -> Iterator[subprocess.Popen[str]]:
     """`ai-how WORDS…` as it has just said a line that begins so."""
-    argv = [sys.executable, "-m", "ai_how", *(str(word) for word in words)]
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=-1, stderr=-1, text=True) as process:
-        assert process.stderr is not None
-        try:
-            if not any(line.strip().startswith(beginning) for line in process.stderr):
-                pytest.fail(f"it never came to {beginning!r}")
-            yield process
-        finally:
-            process.kill()
+    with beginning(*words) as process:
+        read_until(process, line)
+        yield process
 
 
 # A full disk
@@ -84,7 +80,7 @@ def test_without_room_for_the_end_of_the_journal_the_cluster_is_there_and_the_ne
     with file_system(place, pages=4) as fill:
         with at_line("create domain", "up", *words) as up:
             fill()
-            said = up.communicate(timeout=60)[1]
+            said = up.communicate(timeout=COMMAND_DEADLINE)[1]
         assert up.returncode == 3, said
         assert "cannot be written: No space left on device" in said
         assert "Traceback" not in said
@@ -159,12 +155,12 @@ def test_state_file_deleted_in_the_middle_stops_nothing(
     path, state = write(nodes=3), folder / "cluster_state.json"
     with at_line("create domain", "up", path, "--no-wait") as up:
         state.unlink()
-        said = up.communicate(timeout=60)[1]
+        said = up.communicate(timeout=COMMAND_DEADLINE)[1]
     assert up.returncode == 0, said
     assert len(virsh("list", "--name").split()) == 3
     with at_line("remove domain", "destroy", path, "--yes") as destroy:
         state.unlink()
-        said = destroy.communicate(timeout=60)[1]
+        said = destroy.communicate(timeout=COMMAND_DEADLINE)[1]
     assert destroy.returncode == 0, said
     assert list(folder.iterdir()) == [path]
 
@@ -198,7 +194,7 @@ def test_of_many_at_once_on_one_cluster_one_works_and_the_others_are_told(
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    ended = [(process.communicate(timeout=120), process.returncode) for process in many]
+    ended = [(process.communicate(timeout=COMMAND_DEADLINE), process.returncode) for process in many]
     codes = [code for _, code in ended]
     assert 0 in codes, ended
     assert set(codes) <= {0, 3}, ended
@@ -229,7 +225,7 @@ def test_up_and_destroy_of_two_clusters_at_once_leave_one_as_made_and_nothing_of
         )
         for each in words
     ]
-    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
+    ended = [(process.communicate(timeout=COMMAND_DEADLINE)[1], process.returncode) for process in both]
     assert [code for _, code in ended] == [0, 0], ended
     rules = subprocess.run(["nft", "list", "table", "inet", "ai_how"], check=True, capture_output=True, text=True)
     assert "br-comes" in rules.stdout

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.lab.clusters.conftest import COMMAND_DEADLINE
 
 from ai_how.lab import Lab
 
@@ -35,7 +36,7 @@ def refused(lab: Lab, folder: Path) -> Callable[..., str]:
     """`refused(3, path)`: `ai-how up` in the lab ends with this exit code and leaves nothing there."""
 
     def call(code: int, path: Path) -> str:
-        ran = lab.run([sys.executable, "-m", "ai_how", "up", str(path), "--no-wait"], timeout=60)
+        ran = lab.run([sys.executable, "-m", "ai_how", "up", str(path), "--no-wait"], timeout=COMMAND_DEADLINE)
         assert ran.returncode == code, ran.stdout + ran.stderr
         assert "Traceback" not in ran.stderr
         assert lab.run(["sh", "-c", LEFT], check=True).stdout.split() == []
@@ -62,7 +63,9 @@ def test_missing_dnsmasq_is_named_with_its_package(lab: Lab, write: Write, refus
 
 def test_missing_qemu_is_named_with_its_package(lab: Lab, write: Write, refused: Callable[..., str]) -> None:
     cover(lab, *programs("qemu-system-*"), *programs("qemu-kvm"), *programs("kvm"))
-    lab.run(["sh", "-c", f"rm -f /var/cache/libvirt/qemu/capabilities/*; {RESTART}"], check=True, timeout=60)
+    lab.run(
+        ["sh", "-c", f"rm -f /var/cache/libvirt/qemu/capabilities/*; {RESTART}"], check=True, timeout=COMMAND_DEADLINE
+    )
     said = refused(3, write())
     assert "this host cannot run machines: libvirt knows no QEMU for x86-64 guests" in said
     assert "apt-get install qemu-system-x86" in said
@@ -84,7 +87,7 @@ def test_accelerator_that_was_chosen_is_said_with_the_reason(lab: Lab, write: Wr
     lab.run(
         ["sh", "-c", "[ ! -e /dev/kvm ] || { mknod /run/kvm c 10 232; mount --bind /run/kvm /dev/kvm; }"], check=True
     )
-    ran = lab.run([sys.executable, "-m", "ai_how", "up", str(write(nodes=1)), "--no-wait"], timeout=60)
+    ran = lab.run([sys.executable, "-m", "ai_how", "up", str(write(nodes=1)), "--no-wait"], timeout=COMMAND_DEADLINE)
     assert ran.returncode == 0, ran.stderr
     assert "accelerator: TCG (slow emulation), because " in ran.stderr
     assert "type='qemu'" in lab.run(["virsh", "dumpxml", "tried-controller"]).stdout
@@ -94,7 +97,7 @@ def test_image_that_qemus_user_cannot_reach_is_refused_with_the_directory_in_the
     lab: Lab, folder: Path, write: Write, refused: Callable[..., str], blank_image: Path
 ) -> None:
     settings = 'sed -i \'s/^user = .*/user = "nobody"/; s/^group = .*/group = "nogroup"/\' /etc/libvirt/qemu.conf'
-    lab.run(["sh", "-c", f"{settings}; {RESTART}"], check=True, timeout=60)
+    lab.run(["sh", "-c", f"{settings}; {RESTART}"], check=True, timeout=COMMAND_DEADLINE)
     private = folder / "private"
     private.mkdir(mode=0o700)
     image = private / "base.qcow2"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.lab.clusters.conftest import COMMAND_DEADLINE
 
 from ai_how.lab import Lab
 
@@ -25,10 +28,27 @@ Write = Callable[..., Path]
 @contextmanager
 def beginning(*words: object) -> Iterator[subprocess.Popen[str]]:
     """`ai-how WORDS…` under way, in a process group of its own as on a terminal."""
-    argv = [sys.executable, "-m", "ai_how", *(str(word) for word in words)]
+    with in_step([sys.executable, "-m", "ai_how", *(str(word) for word in words)]) as process:
+        yield process
+
+
+@contextmanager
+def in_step(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """The command under way. It is never more than a line ahead of what is read of its stderr: what is done to it after
+    a line is done then, however late the machine comes to it."""
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)  # a page for each line (pipe(2)), and room for one page
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1)
     with subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+        argv,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=writing,
+        text=True,
+        process_group=0,
     ) as process:
+        os.close(writing)
+        process.stderr = os.fdopen(reading)
         try:
             yield process
         finally:
@@ -53,7 +73,7 @@ def test_up_that_is_interrupted_undoes_what_it_made(
     with beginning("up", path, "--no-wait") as up:
         read_until(up, "create domain")
         up.send_signal(number)
-        said = up.communicate(timeout=60)[1]
+        said = up.communicate(timeout=COMMAND_DEADLINE)[1]
     assert up.returncode == 130, said
     assert "interrupted: what this run had made was undone" in said
     assert "Traceback" not in said
@@ -68,7 +88,7 @@ def test_up_that_is_interrupted_keeps_what_was_there_before(
     with beginning("up", path := write(nodes=5), "--no-wait") as up:
         read_until(up, "create domain")
         up.send_signal(signal.SIGINT)
-        assert "undone" in up.communicate(timeout=60)[1]
+        assert "undone" in up.communicate(timeout=COMMAND_DEADLINE)[1]
     assert up.returncode == 130
     assert (virsh("list", "--all"), virsh("net-dumpxml", "--inactive", "tried-network")) == before
     assert ai_how("destroy", path, "--yes").returncode == 0
@@ -83,7 +103,7 @@ def test_second_interruption_ends_the_undoing_and_destroy_removes_the_rest(
         up.send_signal(signal.SIGINT)
         read_until(up, "undoing")
         up.send_signal(signal.SIGINT)
-        said = up.communicate(timeout=60)[1]
+        said = up.communicate(timeout=COMMAND_DEADLINE)[1]
     assert up.returncode == 130, said
     assert "interrupted again: not all was undone" in said
     assert "Traceback" not in said
@@ -96,7 +116,7 @@ def test_interrupting_the_wait_leaves_the_machines_running(
     with beginning("up", path := write(nodes=1)) as up:
         read_until(up, "waiting for the leases")
         up.send_signal(signal.SIGINT)
-        said = up.communicate(timeout=30)[1]
+        said = up.communicate(timeout=COMMAND_DEADLINE)[1]
     assert up.returncode == 130
     assert "Traceback" not in said
     assert virsh("domstate", "tried-controller") == "running"
@@ -165,7 +185,7 @@ def test_second_up_at_the_same_time_is_told_who_is_at_it(
         assert "is in use by another ai-how" in second.stderr
         assert f"process {first.pid} holds" in second.stderr
         first.send_signal(signal.SIGINT)
-        first.communicate(timeout=30)
+        first.communicate(timeout=COMMAND_DEADLINE)
     assert ai_how("up", path, "--no-wait").returncode == 0
     assert ai_how("destroy", path, "--yes").returncode == 0
 
@@ -183,10 +203,10 @@ def test_restarted_libvirtd_changes_nothing_for_a_cluster(write: Write, nested_l
     lab, path = nested_lab(), write()
 
     def ai_how(*words: object) -> Ran:
-        return lab.run([sys.executable, "-m", "ai_how", *(str(word) for word in words)], timeout=60)
+        return lab.run([sys.executable, "-m", "ai_how", *(str(word) for word in words)], timeout=COMMAND_DEADLINE)
 
     assert ai_how("up", path, "--no-wait").returncode == 0
-    lab.run(["sh", "-c", RESTART], check=True, timeout=30)
+    lab.run(["sh", "-c", RESTART], check=True, timeout=COMMAND_DEADLINE)
     again = ai_how("up", path, "--no-wait")
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "tried: nothing to do")
     assert json.loads(ai_how("status", path, "--json").stdout)["network"]["state"] == "active"
@@ -200,17 +220,18 @@ def test_libvirtd_that_ends_in_the_middle_is_named_and_the_next_up_completes(
 ) -> None:
     lab, path = nested_lab(), write(nodes=5)
     argv = [sys.executable, "-m", "ai_how", "up", str(path), "--no-wait"]
-    with subprocess.Popen(
-        lab.enter(argv), env=lab.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as up:
+    with in_step(lab.enter(argv), lab.environment) as up:
         read_until(up, "create domain")
-        lab.run(["sh", "-c", RESTART], check=True, timeout=30)
-        said = up.communicate(timeout=60)[1]
+        lab.run(["sh", "-c", RESTART], check=True, timeout=COMMAND_DEADLINE)
+        said = up.communicate(timeout=COMMAND_DEADLINE)[1]
     assert up.returncode == 3, said
     assert "error: " in said
     assert "Traceback" not in said
-    again = lab.run(argv, timeout=60)
+    again = lab.run(argv, timeout=COMMAND_DEADLINE)
     assert again.returncode == 0, again.stderr
-    assert lab.run([sys.executable, "-m", "ai_how", "destroy", str(path), "--yes"], timeout=60).returncode == 0
+    assert (
+        lab.run([sys.executable, "-m", "ai_how", "destroy", str(path), "--yes"], timeout=COMMAND_DEADLINE).returncode
+        == 0
+    )
     assert lab.run(["sh", "-c", "virsh -q list --all; ls /var/lib/libvirt/images"]).stdout.split() == []
     assert list(path.parent.iterdir()) == [path]

@@ -9,11 +9,13 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lab.clusters.conftest import answers, until
 from tests.lab.clusters.live_scene import (
     ADDRESSES,
     CONTROLLER,
@@ -29,7 +31,6 @@ from tests.lab.clusters.live_scene import (
     SMALL,
     Live,
     standing,
-    until,
 )
 from tests.lab.resolvers import getent
 
@@ -38,8 +39,8 @@ from ai_how.probe.packets import ask, http
 
 Ran = subprocess.CompletedProcess[str]
 
-#: Pings a second without which a stream proves nothing.
-PACE = 20.0
+#: Pings without which a stream proves nothing of a change: half a second of them, and every change takes longer.
+FEWEST = 25
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +332,7 @@ def test_meter_counts_what_a_restart_of_the_network_by_hand_costs(live: Live) ->
     with live.meter.watching() as watched:
         live.restart_network()
     assert len(watched.losses) == len(watched.sent) == 5, watched.losses
+    live.meter.wait_until_answered()
     with live.meter.watching() as quiet:
         pass
     assert quiet.losses == []
@@ -340,7 +342,8 @@ def test_meter_counts_what_a_restart_of_the_network_by_hand_costs(live: Live) ->
 @pytest.mark.parametrize("change", CHANGES, ids=[each.what for each in CHANGES])
 def test_live_change_takes_effect_and_loses_no_packet(live: Live, change: Change) -> None:
     change.first(live)
-    assert not change.holds(live), "it holds already: then nothing shows that the change did it"
+    # On a busy machine what is not answered in time may seem to be denied already.
+    until(lambda: not change.holds(live), f"not yet: {change.what}; else nothing shows that the change did it")
     change.edit(live)
     live.write()
     verb, *words = change.words
@@ -352,7 +355,7 @@ def test_live_change_takes_effect_and_loses_no_packet(live: Live, change: Change
             live.run(*change.words)
         until(lambda: change.holds(live), change.what)
     assert watched.losses == [], "\n".join(watched.losses)
-    assert watched.pace > PACE
+    assert watched.fewest >= FEWEST
     if plan is not None:
         assert plan["changes"]
         # What a machine has of it at its next start costs nothing now.
@@ -412,6 +415,7 @@ def test_restart_of_the_network_is_said_before_and_its_machines_answer_after_it(
 ) -> None:
     live = machines_alone
     streams = [live.meter.ping(live.host, each, f"host → {each}") for each in live.addresses.values()]
+    live.meter.wait_until_answered()
     change.edit(live)
     live.write()
     plan = live.plan()
@@ -433,6 +437,6 @@ def test_restart_of_the_network_is_said_before_and_its_machines_answer_after_it(
     until(lambda: all(live.reaches(live.host, each) for each in change.at.values()), "every machine answers")
     assert change.holds(live)
     for node, target in ((CONTROLLER, OUTSIDE), (FIRST, change.at[CONTROLLER])):
-        ran = in_guest(node, "ping", "-c", "2", "-W", "5", str(target))
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+        # It has its address a moment before its way out.
+        until(partial(answers, in_guest, node, str(target)), f"{node} → {target}")
     assert not live.plan()["changes"]

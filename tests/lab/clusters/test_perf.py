@@ -10,7 +10,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.host_view import differences, look_at_host
+from tests.host_view import left, look_at_host
+from tests.lab.clusters.conftest import COMMAND_DEADLINE, until
 
 from ai_how.probe.endpoint import PREFIX
 
@@ -28,6 +28,9 @@ Virsh = Callable[..., str]
 
 CONTROLLER, COMPUTE = "tried-controller", "tried-compute-01"
 BRIEF = ("--seconds", "0.4")
+
+#: Milliseconds that no round trip takes, however busy the machine.
+SLOWEST = 60_000
 
 #: Apart by more than this, one of two figures of the same kind was not measured.
 FAR = 10_000
@@ -49,13 +52,6 @@ def floors() -> list[str]:
 def leased(virsh: Virsh, network: str = "tried-network") -> set[str]:
     """The addresses that DHCP says are in use."""
     return {line.split()[4].partition("/")[0] for line in virsh("net-dhcp-leases", network).splitlines()}
-
-
-def until(true: Callable[[], bool], within: float = 20.0) -> None:
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -82,14 +78,13 @@ def tried(
 def nothing_left(virsh: Virsh) -> Iterator[None]:
     """No endpoint, no floor and no lease is there afterwards."""
     yield
-    assert ports() == []
-    assert floors() == []
-    until(lambda: leased(virsh) == set())  # dnsmasq's helper writes them down
+    until(lambda: ports() == [] and floors() == [], "the end of endpoints and floor")
+    until(lambda: leased(virsh) == set(), "the end of the leases")  # dnsmasq's helper writes them down
 
 
 def plausible(latency: dict[str, Any]) -> None:
-    assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] < 1000
-    assert latency["count"] > 10
+    assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] < SLOWEST
+    assert latency["count"] > 0
 
 
 def test_both_nodes_are_measured_as_themselves_beside_the_floor(ai_how: AiHow, tried: Path, nothing_left: None) -> None:
@@ -141,7 +136,7 @@ def test_nothing_of_the_host_is_otherwise_afterwards(ai_how: AiHow, tried: Path,
     parts = ("namespaces", "rules", "nft", "iptables", "settings", "files", "processes")
     before = look_at_host(parts)
     assert ai_how("perf", CONTROLLER, COMPUTE, *BRIEF).returncode == 0
-    until(lambda: differences(before, look_at_host(parts)) == [])
+    assert left(before, lambda: look_at_host(parts)) == []
 
 
 def test_a_gateway_that_does_not_answer_is_no_zero(ai_how: AiHow, tried: Path, nothing_left: None) -> None:
@@ -172,7 +167,7 @@ def under_way(virsh: Virsh, *words: str) -> Iterator[subprocess.Popen[str]]:
                 assert line
             assert len(ports()) == 2
             assert len(floors()) == 1
-            until(lambda: leased(virsh) == {"10.44.0.2", "10.44.0.10"})
+            until(lambda: leased(virsh) == {"10.44.0.2", "10.44.0.10"}, "both leases")
             yield process
         finally:
             process.kill()
@@ -184,7 +179,7 @@ def test_what_is_interrupted_leaves_nothing(
 ) -> None:
     with under_way(virsh) as process:
         process.send_signal(number)
-        said = process.communicate(timeout=20)[1]
+        said = process.communicate(timeout=COMMAND_DEADLINE)[1]
     assert process.returncode == 130, said
     assert "Traceback" not in said
 
@@ -193,10 +188,10 @@ def test_what_is_killed_leaves_no_endpoint_and_no_floor(ai_how: AiHow, virsh: Vi
     with under_way(virsh) as process:
         process.kill()
         process.wait()
-    until(lambda: ports() == [] and floors() == [])
+    until(lambda: ports() == [] and floors() == [], "the end of endpoints and floor")
     # The leases are the nodes' own: the next one takes them over, and gives them back.
     assert ai_how("perf", CONTROLLER, COMPUTE, *BRIEF).returncode == 0
-    until(lambda: leased(virsh) == set())
+    until(lambda: leased(virsh) == set(), "the end of the leases")
 
 
 def test_while_a_node_is_measured_its_machine_is_not_started(
@@ -208,7 +203,7 @@ def test_while_a_node_is_measured_its_machine_is_not_started(
             assert refused.returncode == 3
             assert "cluster tried is in use by another ai-how" in refused.stderr
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=COMMAND_DEADLINE)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +231,7 @@ def test_without_root_it_says_so(tried: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=COMMAND_DEADLINE,
     )
     assert ran.returncode == 4, ran.stderr
     assert "measuring needs root" in ran.stderr
@@ -263,7 +258,7 @@ def test_stand_ins_need_free_addresses(
         assert (ran.returncode, ran.stdout) == (1, "")
         assert "an address of 10.45.0.10 to 10.45.0.11 must be free" in ran.stderr
         assert "ai-how leases narrow" in ran.stderr
-    assert ports() == []
+    until(lambda: ports() == [], "the end of endpoints")
 
 
 def test_what_the_modes_deny_is_named_and_the_rest_is_measured(
@@ -291,7 +286,7 @@ def running(
     machine_room: None,
     micro_image: Path,
     blank_image: Path,
-    virsh: Virsh,
+    settled: Callable[[str], None],
     tmp_path_factory: Any,
 ) -> Iterator[None]:
     """A guest with an agent, and one that never boots, in clusters that may meet."""
@@ -302,7 +297,7 @@ def running(
         made = configuration(nodes=1, name=name, base_image_path=str(image), network=network)
         clusters[name] = made["clusters"]["hpc"]
     with up(ai_how, tmp_path_factory.mktemp("running"), {"clusters": clusters}, "--no-wait"):
-        until(lambda: "10.46.0.2" in leased(virsh, "live-network"), 90)
+        settled("live-controller")
         yield
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.host_view import HostView
+from tests.host_view import HostView, left
+from tests.lab.clusters.conftest import COMMAND_DEADLINE
 
 Ran = subprocess.CompletedProcess[str]
 AiHow = Callable[..., Ran]
@@ -35,12 +36,12 @@ def steps(ai_how: AiHow, *words: object) -> list[dict[str, Any]]:
 
 
 def test_a_plan_changes_nothing_and_says_what_up_then_does(
-    ai_how: AiHow, write: Write, look_at_host: Callable[[], HostView], compare: Callable[..., list[str]]
+    ai_how: AiHow, write: Write, look_at_host: Callable[[], HostView]
 ) -> None:
     path = write()
     before = look_at_host()
     planned = steps(ai_how, path)
-    assert compare(before, look_at_host()) == []
+    assert left(before) == []
     assert {step["action"] for step in planned} == {"create"}
     assert ai_how("plan", path, "--exit-code").returncode == 1
     done = json.loads(ai_how("up", path, "--no-wait", "--json").stdout)["steps"]
@@ -108,7 +109,7 @@ def on_a_terminal(words: list[str], answer: str) -> tuple[int, str]:
         pass
     finally:
         os.close(leader)
-    return process.wait(60), said.decode()
+    return process.wait(COMMAND_DEADLINE), said.decode()
 
 
 def test_a_plan_file_is_carried_out_and_no_other_plan(ai_how: AiHow, write: Write, virsh: Virsh, folder: Path) -> None:
@@ -260,6 +261,6 @@ def test_where_a_configuration_is_wanted_a_plan_is_named_as_one(ai_how: AiHow, w
 
 def test_a_configuration_may_come_through_a_pipe(write: Write) -> None:
     words = f"{sys.executable} -m ai_how up <(cat {write()}) --no-start --json"
-    ran = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False, timeout=60)
+    ran = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False, timeout=COMMAND_DEADLINE)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["cluster"] == "tried"

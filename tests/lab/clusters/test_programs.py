@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.lab.clusters.conftest import COMMAND_DEADLINE
 
 Ran = subprocess.CompletedProcess[str]
 
@@ -118,7 +119,12 @@ def test_documented_program_runs_as_it_stands(
 ) -> None:
     text = PROGRAMS[program].replace("/path/to/base-image.qcow2", str(micro_image))
     ran = subprocess.run(
-        [sys.executable, "-c", text + ASK], capture_output=True, text=True, timeout=120, check=False, env=os.environ
+        [sys.executable, "-c", text + ASK],
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_DEADLINE,
+        check=False,
+        env=os.environ,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     # One line: the library itself prints nothing.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.clusters.conftest import Ran
-from tests.lab.clusters.proof import MACHINE, Scene, cluster, document, scene
+from tests.lab.clusters.conftest import Ran, until
+from tests.lab.clusters.proof import ATTEMPTS, MACHINE, Scene, cluster, document, scene
 from tests.lab.consul_agent import agent
 
 from ai_how.cli.test import try_clusters
@@ -27,8 +27,9 @@ from ai_how.probe.report import Report
 from ai_how.providers import network as networks
 from ai_how.spec.resolve import resolve_all
 
-#: Seconds that the whole of it may take for two clusters of three nodes, and the quick part; this machine may be busy.
-WHOLE, QUICK, BUSY = 10.0, 3.0, 3.0
+#: Seconds that the whole of it may take for two clusters of three nodes, and the quick part; so many times longer where
+#: the machine is busy. One by one the packets would take far more.
+WHOLE, QUICK, BUSY = 10.0, 3.0, 10.0
 
 LAN = "203.0.113.0/24"
 DISCOVERY: dict[str, Any] = {
@@ -87,7 +88,7 @@ def clusters(
 
 
 def tried(scene: Scene, *keys: str, quick: bool = False) -> Report:
-    return try_clusters(scene.libvirt, scene.document, keys, as_json=True, quick=quick)
+    return try_clusters(scene.libvirt, scene.document, keys, as_json=True, quick=quick, attempts=ATTEMPTS)
 
 
 def unpassed(report: Report, result: Result) -> list[str]:
@@ -137,15 +138,20 @@ def test_up_ends_with_the_quick_part_and_without_it_where_it_is_not_wanted(
 
 
 def test_machines_that_run_are_targets_and_are_asked_by_their_guest_agents(
-    write: Callable[..., Path], ai_how: Callable[..., Ran], micro_image: Path, clusters: Scene
+    write: Callable[..., Path],
+    ai_how: Callable[..., Ran],
+    micro_image: Path,
+    settled: Callable[[str], None],
+    clusters: Scene,
 ) -> None:
     path = write(name="living", base_image_path=str(micro_image), network={"subnet": "10.44.41.0/24"})
     ran = ai_how("up", path)
     assert ran.returncode == 0, ran.stderr
     with Libvirt() as libvirt:
         for node in ("living-controller", "living-compute-01"):
-            until(partial(agent_of_guests.answers, libvirt, node))
-        report = try_clusters(libvirt, load_file(path), [], as_json=True)
+            settled(node)
+            until(partial(agent_of_guests.answers, libvirt, node), f"the agent of {node}")
+        report = try_clusters(libvirt, load_file(path), [], as_json=True, attempts=ATTEMPTS)
     ai_how("destroy", path, "--yes")
     assert unpassed(report, Result.FAILED) == []
     assert unpassed(report, Result.SKIPPED) == []
@@ -165,17 +171,10 @@ def test_of_a_network_with_ten_thousand_reservations_a_sample_is_tried(
         [have] = (each for each in networks.observe_all(found.libvirt) if each.name == network.name)
         networks.change(found.libvirt, have, network)
         begin = time.monotonic()
-        report = try_clusters(found.libvirt, document(data), [], as_json=True)
+        report = try_clusters(found.libvirt, document(data), [], as_json=True, attempts=ATTEMPTS)
         print(f"10,000 reservations: {len(report.scenarios)} scenarios in {time.monotonic() - begin:.1f} s")
         stood = {each.frm for each in report.scenarios if isinstance(each.action, Leased)}
     assert unpassed(report, Result.FAILED) == []
     assert report.left_out == "a sample: without 9936 of the 10000 nodes of vast; all of them with --all"
     assert len(stood) == 8
     assert time.monotonic() - begin < 3 * WHOLE * BUSY
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -31,7 +31,8 @@ from tests.lab.clusters.breakages import (
     unplugged,
     without_rule,
 )
-from tests.lab.clusters.proof import Found, Scene, cluster, scene
+from tests.lab.clusters.conftest import COMES_WITHIN
+from tests.lab.clusters.proof import ATTEMPTS, Found, Scene, cluster, scene
 from tests.lab.consul_agent import agent
 
 from ai_how.probe.expectations import Expect
@@ -421,15 +422,15 @@ def test_exactly_what_depends_on_it_fails(clusters: Scene, row: Row) -> None:
     if row.anew:
         clusters.leave()
     with row.breaks(clusters):
-        port = clusters.stand().around.host_port
-        for attempts in (1, 3):  # a busy machine answers late; what leaks leaks at once
+        for attempts in (1, 3, ATTEMPTS):  # a busy machine answers late; but what leaks may never do that
+            port = clusters.stand().around.host_port
             found = clusters.try_all(attempts)
             fails, leaks = fitting(found, row.fails, Expect.PASS, port), fitting(found, row.leaks, Expect.DENY, port)
-            assert found.names(Result.FAILED, Expect.DENY) == leaks, "\n".join(found.failed)
+            assert found.names(Result.FAILED, Expect.DENY) <= leaks, "\n".join(found.failed)
+            if row.anew:
+                clusters.leave()
             if found.names(Result.FAILED) == fails | leaks:
                 break
-        if row.anew:
-            clusters.leave()
     assert found.names(Result.FAILED) == fails | leaks, "\n".join(found.failed)
     assert found.unjustified() == []
 
@@ -449,7 +450,7 @@ def said(method: str, path: str, body: object = None) -> Breaks:
         request = urllib.request.Request(
             f"http://127.0.0.1:8500/v1/{path}", method=method, data=None if body is None else json.dumps(body).encode()
         )
-        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+        urllib.request.urlopen(request, timeout=COMES_WITHIN).close()  # noqa: S310
         try:
             yield
         finally:
@@ -503,7 +504,7 @@ def discovering(
 def test_names_of_consul_fail_where_they_are_not_what_was_registered(discovering: Scene, row: Row) -> None:
     discovering.leave()
     with row.breaks(discovering):
-        found = discovering.try_all(attempts=1)
+        found = discovering.try_all()
     assert found.names(Result.FAILED) == {
         name for name in found.names(Result.FAILED) if name.startswith("found-controller → Consul's names of found: ")
     }, "\n".join(found.failed)
@@ -516,7 +517,7 @@ def test_names_of_consul_fail_where_they_are_not_what_was_registered(discovering
 
 def test_names_of_consul_that_others_are_told_fail(discovering: Scene) -> None:
     with TOLD(discovering):
-        found = discovering.try_all(attempts=1)
+        found = discovering.try_all()
     [failed] = found.names(Result.FAILED)
     assert failed.startswith("apart-controller → Consul's names of found: ")
     assert found.unjustified() == []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lab.clusters.conftest import COMES_WITHIN, until
 
 from ai_how.probe.dhcp import take_lease
 from ai_how.probe.endpoint import LINK, attached
@@ -22,14 +23,17 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def hold() -> Iterator[Callable[[str, str], str]]:
+def hold(virsh: Virsh) -> Iterator[Callable[[str, str], str]]:
     """`hold(bridge, mac)`: the address that DHCP gives to this MAC, which keeps it until the test ends."""
     with ExitStack() as stack:
 
         def take(bridge: str, mac: str) -> str:
             place, _ = stack.enter_context(attached(bridge, mac, name=mac))
             client = stack.enter_context(place.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            return str(take_lease(client, LINK, mac, within=5.0).ip)
+            held = str(take_lease(client, LINK, mac, within=COMES_WITHIN).ip)
+            # dnsmasq's helper writes it down a moment later.
+            until(lambda: mac in virsh("net-dhcp-leases", f"{bridge.removeprefix('br-')}-network"), "the lease")
+            return held
 
         yield take
 
@@ -96,7 +100,7 @@ def ask() -> Callable[[str, str], str]:
     def of(server: str, name: str) -> str:
         resolver = Resolver(configure=False)
         resolver.nameservers = [server]
-        resolver.lifetime = 5.0
+        resolver.lifetime = COMES_WITHIN  # it asks again all the time
         try:
             return str(next(iter(resolver.resolve(name, "A"))))
         except (NXDOMAIN, NoAnswer, NoNameservers):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.host_view import left
 from tests.lab.clusters.conftest import Ran
 from tests.lab.clusters.test_programs import ADVANCED_PROGRAM
 
@@ -29,7 +30,7 @@ def documented(folder: Path, blank_image: Path) -> Path:
 
 
 def test_documented_advanced_configuration_has_its_verdict_and_its_plan_and_the_host_is_untouched(
-    documented: Path, ai_how: Callable[..., Ran], look_at_host: Look, compare: Callable[..., list[str]]
+    documented: Path, ai_how: Callable[..., Ran], look_at_host: Look
 ) -> None:
     before = look_at_host()
     ran = ai_how("rehearse", documented)
@@ -42,7 +43,7 @@ def test_documented_advanced_configuration_has_its_verdict_and_its_plan_and_the_
     assert said[verdict].split()[0] == said[verdict].split()[2]
     assert said[verdict + 1] == plan
     assert any("+ domain hpc-cluster-controller" in each for each in said)
-    assert compare(before, look_at_host()) == []
+    assert left(before) == []
 
 
 def test_every_mode_beside_every_other_as_json(folder: Path, ai_how: Callable[..., Ran]) -> None:

@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lab.clusters.conftest import COMES_WITHIN, COMMAND_DEADLINE, answers, until
 from tests.lab.pings import INTERVAL, Meter
 
 from ai_how.engine import traffic
@@ -47,10 +49,8 @@ CONTROLLER, COMPUTE = "tried-controller", "tried-compute-01"
 IP_FREEBIND = 15
 
 #: Seconds for which a node may be cut off: the network stops and starts, an emulated guest sees its link and asks DHCP.
-LONGEST = 20.0
-
-#: The only thing that is left to find out when packets should pass: how long a guest's next try takes.
-PASS_WITHIN = 10.0
+#: On a busy machine that takes longer; `up` itself gives up after this time.
+LONGEST = traffic.AFTER_WITHIN
 
 
 def pids() -> dict[str, str]:
@@ -86,10 +86,7 @@ def outage(*addresses: str) -> Iterator[None]:
             return sorted(at for at, came in pairs if came)
 
         def wait_for_one(after: float) -> None:
-            deadline = time.monotonic() + PASS_WITHIN
-            while not any(at > after for at in answered()):
-                assert time.monotonic() < deadline, f"no ping to {addresses} is answered"
-                time.sleep(INTERVAL)
+            until(lambda: any(at > after for at in answered()), f"a ping to {addresses} is answered")
 
         wait_for_one(0)
         yield
@@ -102,30 +99,20 @@ def outage(*addresses: str) -> Iterator[None]:
 
 def passes(in_guest: InGuest, node: str, *targets: str) -> None:
     """A guest whose link came back asks DHCP anew, and for a moment has no address to ping from."""
-    deadline = time.monotonic() + PASS_WITHIN
     for target in targets:
-        while (ran := in_guest(node, "ping", "-c", "1", "-w", "2", target)).returncode:
-            assert time.monotonic() < deadline, f"{node} → {target}: {ran.stdout}{ran.stderr}"
-            time.sleep(INTERVAL)
+        until(partial(answers, in_guest, node, target), f"{node} → {target}")
 
 
 def restart_libvirtd() -> None:
     daemon = Path("/proc", Path("/run/libvirtd.pid").read_text())
     os.kill(int(daemon.name), signal.SIGTERM)
-    until(lambda: not daemon.exists())
+    until(lambda: not daemon.exists(), "the end of libvirtd")
     subprocess.run(["libvirtd", "--daemon"], check=True)
-    until(lambda: subprocess.run(["virsh", "list"], check=False, capture_output=True).returncode == 0)
+    until(lambda: subprocess.run(["virsh", "list"], check=False, capture_output=True).returncode == 0, "libvirtd")
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PASS_WITHIN
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(INTERVAL)
-
-
-def ask(bridge: str, *addresses: str) -> set[str]:
-    return {str(each) for each in answering(bridge, [IPv4Address(each) for each in addresses], 2.0)}
+def ask(bridge: str, *addresses: str, within: float = COMES_WITHIN) -> set[str]:
+    return {str(each) for each in answering(bridge, [IPv4Address(each) for each in addresses], within)}
 
 
 @pytest.fixture
@@ -227,7 +214,7 @@ def test_nodes_learn_another_gateway_and_mtu(
     with outage("10.44.0.2"):
         change(gateway_ip="10.44.0.254", mtu=1400)
     # Its server says that it has the lease a moment before it has done what that says.
-    until(lambda: "default via 10.44.0.254" in in_guest(CONTROLLER, "ip", "route").stdout)
+    until(lambda: "default via 10.44.0.254" in in_guest(CONTROLLER, "ip", "route").stdout, "the new gateway")
     assert in_guest(CONTROLLER, "cat", "/sys/class/net/eth0/mtu").stdout.strip() == "1400"
     passes(in_guest, CONTROLLER, str(INTERNET.resolvers[0]))
     tap = virsh("domiflist", CONTROLLER).split()[0]
@@ -236,10 +223,16 @@ def test_nodes_learn_another_gateway_and_mtu(
 
 
 def test_node_that_does_not_ask_anew_is_named_and_left_as_it_is(
-    cluster: Callable[..., Path], write: Write, micro_image: Path, in_guest: InGuest, ai_how: AiHow, clean_host: None
+    cluster: Callable[..., Path],
+    write: Write,
+    micro_image: Path,
+    in_guest: InGuest,
+    stop_asking: Callable[[str], None],
+    ai_how: AiHow,
+    clean_host: None,
 ) -> None:
     cluster()
-    in_guest(CONTROLLER, "/bin/sh", "-c", "kill -STOP $(pidof udhcpc)")
+    stop_asking(CONTROLLER)
     path = write(nodes=1, base_image_path=str(micro_image), network={"gateway_ip": "10.44.0.254"})
     ran = ai_how("up", path, "--yes", "--timeout", "2")
     assert ran.returncode == 0, ran.stderr
@@ -259,7 +252,7 @@ def test_network_that_somebody_restarted_is_seen_and_mended(
     assert changed(ai_how, path) == {"network tried-network": {"active"}} | links
     virsh("net-start", "tried-network")
     assert changed(ai_how, path) == links
-    assert ask("br-tried", "10.44.0.2", "10.44.0.10") == set()
+    assert ask("br-tried", "10.44.0.2", "10.44.0.10", within=2.0) == set()
     ran = ai_how("up", path)
     assert ran.returncode == 0, ran.stderr
     assert ask("br-tried", "10.44.0.2", "10.44.0.10") == {"10.44.0.2", "10.44.0.10"}
@@ -289,10 +282,10 @@ def test_node_whose_network_somebody_undefined_runs_on_and_has_a_lease_again(
 
 
 def test_node_without_a_lease_that_answers_is_ready_with_a_warning_and_one_that_does_not_is_not(
-    cluster: Callable[..., Path], in_guest: InGuest, virsh: Virsh, ai_how: AiHow, clean_host: None
+    cluster: Callable[..., Path], stop_asking: Callable[[str], None], virsh: Virsh, ai_how: AiHow, clean_host: None
 ) -> None:
     path = cluster()
-    in_guest(CONTROLLER, "/bin/sh", "-c", "kill -STOP $(pidof udhcpc)")
+    stop_asking(CONTROLLER)
     virsh("net-destroy", "tried-network")
     virsh("net-undefine", "tried-network")
     for _ in ("mended", "nothing to do"):
@@ -341,7 +334,7 @@ def test_without_root_libvirt_reattaches_by_way_of_a_network_that_is_gone_afterw
     virsh("net-start", "tried-network")
     assert changed(ai_how, path) == {f"domain {CONTROLLER}": {"linked"}}
     argv = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", sys.executable, "-m", "ai_how", "up"]
-    ran = subprocess.run([*argv, str(path)], capture_output=True, text=True, check=False, timeout=60)
+    ran = subprocess.run([*argv, str(path)], capture_output=True, text=True, check=False, timeout=COMMAND_DEADLINE)
     assert ran.returncode == 0, ran.stderr
     assert virsh("net-list", "--all", "--name") == networks
     assert nothing_to_do(ai_how, path)
@@ -362,7 +355,7 @@ def test_what_a_kill_leaves_of_that_way_is_taken_for_no_cluster_and_goes_with_th
         "attachment.attach(Libvirt(), 'tried-network')"
     )
     argv = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", sys.executable, "-c", killed]
-    assert subprocess.run(argv, check=False, timeout=60).returncode == -9
+    assert subprocess.run(argv, check=False, timeout=COMMAND_DEADLINE).returncode == -9
     assert "ai-how-tried-network" in virsh("net-list", "--all", "--name").split()
     there = json.loads(ai_how("status", "--json").stdout)
     assert there["cluster"] == "tried"
@@ -375,6 +368,7 @@ def test_node_that_does_not_answer_again_is_named_with_where_it_should(
     cluster: Callable[..., Path], virsh: Virsh, ai_how: AiHow, clean_host: None
 ) -> None:
     path = cluster(nodes=2)
+    assert ask("br-tried", "10.44.0.2", "10.44.0.10") == {"10.44.0.2", "10.44.0.10"}
     with Libvirt() as libvirt:
         observed = observe(libvirt, "tried")
         assert observed.network is not None
@@ -384,7 +378,7 @@ def test_node_that_does_not_answer_again_is_named_with_where_it_should(
         before = traffic.who_answers(libvirt, observed.domains, observed.network)
         assert before == {CONTROLLER: IPv4Address("10.44.0.2"), COMPUTE: IPv4Address("10.44.0.10")}
         assert not traffic.restarts_network(make_plan([], []))
-        traffic.verify_traffic(libvirt, before, observed.resources, silent, within=5.0)
+        traffic.verify_traffic(libvirt, before, observed.resources, silent)
         virsh("suspend", COMPUTE)
         assert traffic.who_answers(libvirt, observed.domains, observed.network).keys() == {CONTROLLER}
         with pytest.raises(NotReady, match=re.escape(f"{COMPUTE} (at 10.44.0.10)")) as caught:

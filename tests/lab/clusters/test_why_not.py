@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lab.clusters.conftest import until
 
 from ai_how.config.load import load_mapping
 from ai_how.engine import cluster as engine
@@ -428,14 +428,17 @@ def test_nobody_else_is_a_node_while_one_is_stood_for(libvirt: Libvirt, asked: A
 def test_nothing_stays_of_a_trace_that_is_ended(libvirt: Libvirt, how: signal.Signals, folder: Path) -> None:
     argv = [sys.executable, "-m", "ai_how", "why-not", "outside", "alpha-controller:22"]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        until(lambda: TRACES in run("nft", "list", "tables"))
+        until(lambda: TRACES in run("nft", "list", "tables"), "the trace")
+        os.kill(running.pid, signal.SIGSTOP)  # it does not come to its end before it is ended
         assert foreign_firewalls.look().unread == ()
         os.kill(running.pid, how)
+        os.kill(running.pid, signal.SIGCONT)
         code = running.wait()
     assert code == (130 if how is not signal.SIGKILL else -signal.SIGKILL)
-    until(lambda: TRACES not in run("nft", "list", "tables"))
-    until(lambda: not [each for each in Path("/sys/class/net").iterdir() if each.name.startswith(PREFIX)])
-    until(lambda: not list(tracers()))
+    until(lambda: TRACES not in run("nft", "list", "tables"), "the end of the trace")
+    links = Path("/sys/class/net")
+    until(lambda: not [each for each in links.iterdir() if each.name.startswith(PREFIX)], "the end of our links")
+    until(lambda: not list(tracers()), "the end of nft")
 
 
 def tracers() -> Iterator[str]:
@@ -444,10 +447,3 @@ def tracers() -> Iterator[str]:
             words = each.read_bytes().split(b"\0")
             if words[0].endswith(b"nft"):
                 yield str(words)
-
-
-def until(true: Callable[[], bool], within: float = 20.0) -> None:
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

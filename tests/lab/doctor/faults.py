@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -203,7 +202,7 @@ FAULTS: tuple[Fault, ...] = (
     # dnsmasq
     Fault("dnsmasq-dead", ALONE, "it was killed", ways.killed(ALONE)),
     Fault("dnsmasq-dead", DEFAULT, "without a trace, and not of ours", ways.killed(DEFAULT, trace=False)),
-    Fault("dnsmasq-unresponsive", ALONE, "it is stopped", ways.signalled(ALONE, signal.SIGSTOP, signal.SIGCONT)),
+    Fault("dnsmasq-unresponsive", ALONE, "it is stopped", ways.halted(ALONE)),
     Fault(
         "dnsmasq-unresponsive",
         LIVE,

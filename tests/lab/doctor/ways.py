@@ -35,6 +35,7 @@ from tests.lab.doctor.scene import (
     NAMES,
     RESOLVER,
     SYS,
+    WITHIN,
     Ask,
     Scene,
     addresses,
@@ -44,8 +45,11 @@ from tests.lab.doctor.scene import (
     card_of,
     dnsmasq_of,
     gateway_of,
+    gone,
     machine_xml,
     pings,
+    stop,
+    stop_network,
     tap_of,
     write,
 )
@@ -201,17 +205,25 @@ def refused(*words: str) -> str:
     return ran.stderr
 
 
-def _gone(pid: int) -> None:
-    until(lambda: not Path(f"/proc/{pid}").exists())
+#: What the kernel says of a bridge's port that forwards (BR_STATE_FORWARDING).
+_FORWARDING = "3"
 
 
-def leads_out(name: str) -> bool:
-    """Whether a node of the network reaches the web."""
+@contextmanager
+def plugged(bridge: str, mac: str, *, name: str) -> Iterator[Place]:
+    """A place on the bridge, by a port that forwards; what is sent sooner is lost."""
+    with attached(bridge, mac, name=name) as (place, port):
+        until(lambda: (SYS / port / "brport/state").read_text().strip() == _FORWARDING)
+        yield place
+
+
+def leads_out(name: str, within: float = 0.5) -> bool:
+    """Whether a node of the network reaches the web, in so many seconds."""
     gateway = gateway_of(name)
-    with attached(bridge_of(name), OTHERS[8], name="node") as (place, _):
+    with plugged(bridge_of(name), OTHERS[8], name="node") as place:
         address = f"{gateway.rpartition('.')[0]}.250"
         place.run(["ip", "-batch", "-"], text=f"addr add {address}/24 dev {LINK}\nroute add default via {gateway}\n")
-        return packets.ask(packets.http(place, INTERNET.web, INTERNET.name, within=0.5)).replied
+        return packets.ask(packets.http(place, INTERNET.web, INTERNET.name, within=within)).replied
 
 
 # The host
@@ -222,7 +234,7 @@ def libvirtd_killed(scene: Scene) -> Iterator[None]:
     pid = daemon.find()
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    _gone(pid)
+    gone(pid)
     try:
         yield
     finally:
@@ -233,7 +245,7 @@ def libvirtd_killed(scene: Scene) -> Iterator[None]:
 def libvirtd_stopped(_scene: Scene) -> Iterator[None]:
     pid = daemon.find()
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     try:
         yield
     finally:
@@ -254,7 +266,7 @@ _NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh
 
 
 def _as_nobody(argv: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*_NOBODY, *argv], cwd="/", check=False, capture_output=True, text=True, timeout=60)
+    return subprocess.run([*_NOBODY, *argv], cwd="/", check=False, capture_output=True, text=True, timeout=WITHIN)
 
 
 @contextmanager
@@ -363,6 +375,7 @@ def emulator_deleted(scene: Scene) -> Iterator[None]:
 def connections_full(_scene: Scene) -> Iterator[None]:
     """As many connections as the kernel takes, each answered already: it gives none of them up for a new one."""
     limit = int((SETTINGS / "netfilter/nf_conntrack_max").read_text())
+    _forget_connections()  # those that are about to end would make room
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
             for first in range(0, limit, 512):
@@ -440,7 +453,7 @@ def frames_dropped_by_the_bridge(scene: Scene) -> Iterator[None]:
 @contextmanager
 def _two(bridge: str, subnet: str) -> Iterator[Callable[[], bool]]:
     """Whether one on the bridge reaches another."""
-    with attached(bridge, OTHERS[1], name="one") as (one, _), attached(bridge, OTHERS[2], name="two") as (two, _):
+    with plugged(bridge, OTHERS[1], name="one") as one, plugged(bridge, OTHERS[2], name="two") as two:
         one.run(["ip", "addr", "add", f"{subnet}.201/24", "dev", LINK])
         two.run(["ip", "addr", "add", f"{subnet}.202/24", "dev", LINK])
 
@@ -524,7 +537,7 @@ def stopped(name: str) -> Breaks:
     @contextmanager
     def broken(_scene: Scene) -> Iterator[None]:
         taps = taps_on(bridge_of(name))
-        sh("virsh", "net-destroy", name)
+        stop_network(name)
         try:
             yield
         finally:
@@ -600,7 +613,7 @@ def port_taken_everywhere(_scene: Scene) -> Iterator[Ask]:
         script = f'echo "{text}" > /run/late.xml && virsh net-define /run/late.xml && virsh net-autostart late'
         assert lab.run(["sh", "-c", script]).returncode == 0
         assert "ddress already in use" in lab.run(["virsh", "net-start", "late"]).stderr
-        yield asked_by(lambda argv: lab.run(argv, timeout=60))
+        yield asked_by(lambda argv: lab.run(argv, timeout=WITHIN))
 
 
 # libvirt
@@ -622,7 +635,7 @@ def restart_network(name: str) -> None:
     """What stands in the way of its bridge is gone, and its machines are on it again."""
     bridge = bridge_of(name)
     taps = taps_on(bridge) if (SYS / bridge).exists() else []
-    sh("virsh", "net-destroy", name)
+    stop_network(name)
     subprocess.run(["ip", "link", "del", bridge], check=False, capture_output=True)
     start_network(name, taps)
 
@@ -637,7 +650,7 @@ def undefined(name: str) -> Breaks:
             stack.callback(sh, "virsh", "net-start", name)
             stack.callback(sh, "virsh", "net-autostart", name)
             stack.callback(lambda: sh("virsh", "net-define", write(scene.folder, text)))
-            sh("virsh", "net-destroy", name)
+            stop_network(name)
             sh("virsh", "net-undefine", name)
             yield
 
@@ -806,7 +819,7 @@ def killed(name: str, *, trace: bool = True) -> Breaks:
     def broken(_scene: Scene) -> Iterator[None]:
         pid = dnsmasq_of(name)
         os.kill(pid, signal.SIGKILL)
-        _gone(pid)
+        gone(pid)
         if not trace:
             Path(f"/run/libvirt/network/{name}.pid").unlink()
         try:
@@ -817,14 +830,16 @@ def killed(name: str, *, trace: bool = True) -> Breaks:
     return broken
 
 
-def signalled(name: str, stop: signal.Signals, go: signal.Signals) -> Breaks:
+def halted(name: str) -> Breaks:
+    """Its dnsmasq is stopped by a signal."""
+
     @contextmanager
     def broken(_scene: Scene) -> Iterator[None]:
-        os.kill(dnsmasq_of(name), stop)
+        stop(dnsmasq_of(name))
         try:
             yield
         finally:
-            os.kill(dnsmasq_of(name), go)
+            os.kill(dnsmasq_of(name), signal.SIGCONT)
             until(lambda: answers(gateway_of(name)))
 
     return broken
@@ -880,10 +895,15 @@ def cluster_told_others(scene: Scene) -> Iterator[None]:
             engine.destroy(site, "told")
 
 
-def lease(place: Place, mac: str, client_id: bytes = b"", within: float = 8.0) -> IPv4Address:
+def lease(place: Place, mac: str, client_id: bytes = b"", within: float = 60.0) -> IPv4Address:
     """A lease that nobody gives back, by the client identifier where there is one."""
     with place.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         return take_lease(client, LINK, mac, within=within, client_id=client_id).ip
+
+
+def noted(network: str, address: IPv4Address) -> None:
+    """Wait until libvirt has written down who has the address: dnsmasq tells it after it has told the node."""
+    until(lambda: f" {address}/" in sh("virsh", "-q", "net-dhcp-leases", network))
 
 
 @contextmanager
@@ -891,7 +911,7 @@ def only_a_range_outside(scene: Scene) -> Iterator[None]:
     """The only addresses for who has no reservation are of another subnet: nobody gets one."""
     reservation = f"<host mac='{OTHERS[0]}' ip='10.66.6.5'/>"
     with network("beyond", 6, first=0, dhcp=reservation, options=("dhcp-range=10.99.0.10,10.99.0.20",))(scene):
-        with attached("br-beyond", OTHERS[5], name="late") as (place, _), pytest.raises(NotReady):
+        with plugged("br-beyond", OTHERS[5], name="late") as place, pytest.raises(NotReady):
             lease(place, OTHERS[5], within=1.0)
         yield
 
@@ -908,9 +928,9 @@ def leases_of_strangers(name: str, number: int, *, reserved: bool) -> Breaks:
     def broken(scene: Scene) -> Iterator[None]:
         with there(scene):
             for mac in OTHERS[: 1 if reserved else 2]:
-                with attached(f"br-{name}", mac, name=mac) as (place, _):
-                    lease(place, mac)
-            with attached(f"br-{name}", OTHERS[5], name="late") as (place, _), pytest.raises(NotReady):
+                with plugged(f"br-{name}", mac, name=mac) as place:
+                    noted(name, lease(place, mac))
+            with plugged(f"br-{name}", OTHERS[5], name="late") as place, pytest.raises(NotReady):
                 lease(place, OTHERS[5], within=1.0)
             yield
 
@@ -922,7 +942,7 @@ def second_server(own: str, first: str, last: str, *, prefix: int = 24) -> Break
 
     @contextmanager
     def broken(_scene: Scene) -> Iterator[None]:
-        with attached(DEFAULT_BRIDGE, STRANGER, name="rogue") as (place, _):
+        with plugged(DEFAULT_BRIDGE, STRANGER, name="rogue") as place:
             place.run(["ip", "addr", "add", f"{own}/{prefix}", "dev", LINK])
             argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--no-ping"]
             argv += ["--leasefile-ro", "--dhcp-authoritative", "--log-facility=-", "--log-dhcp", "--pid-file"]
@@ -931,7 +951,8 @@ def second_server(own: str, first: str, last: str, *, prefix: int = 24) -> Break
             try:
                 assert server.stderr is not None
                 assert any("DHCP, IP range" in line for line in server.stderr)
-                yield
+                with listened_longer():
+                    yield
             finally:
                 server.kill()
                 server.communicate()
@@ -947,11 +968,22 @@ def one_identifier(scene: Scene) -> Iterator[None]:
         for name, mac in (("twin-a", OTHERS[3]), ("twin-b", OTHERS[4])):
             # The machine that runs does nothing; what it would say, is said for it beside.
             stack.enter_context(running(name, "twins", mac)(scene))
-            place, _ = stack.enter_context(attached("br-twins", mac, name=name))
+            place = stack.enter_context(plugged("br-twins", mac, name=name))
             address = lease(place, mac, b"\xff\x12\x34\x56\x78")
             place.run(["ip", "addr", "add", f"{address}/24", "dev", LINK])
             given.add(address)
         assert len(given) == 1
+        noted("twins", address)
+        with listened_longer():
+            yield
+
+
+@contextmanager
+def listened_longer() -> Iterator[None]:
+    """The doctor waits for everybody who answers on a bridge: here they share CPUs with others."""
+    with pytest.MonkeyPatch.context() as patch:
+        for patience in ("ARP_PATIENCE", "DHCP_PATIENCE"):
+            patch.setattr(f"ai_how.diagnose.ask.packets.{patience}", 3.0)
         yield
 
 
@@ -960,9 +992,10 @@ def stranger(bridge: str, address: str, mac: str = STRANGER) -> Breaks:
 
     @contextmanager
     def broken(_scene: Scene) -> Iterator[None]:
-        with attached(bridge, mac, name="stranger") as (place, _):
+        with plugged(bridge, mac, name="stranger") as place:
             place.run(["ip", "addr", "add", f"{address}/24", "dev", LINK])
-            yield
+            with listened_longer():
+                yield
         sh("ip", "neigh", "flush", "dev", bridge)
 
     return broken
@@ -972,12 +1005,14 @@ def stranger(bridge: str, address: str, mac: str = STRANGER) -> Breaks:
 def leased_then_reserved(scene: Scene) -> Iterator[None]:
     """Somebody had the address before it was reserved, and went without a word."""
     with network("former", 3, first=10, last=10)(scene):
-        with attached("br-former", OTHERS[0], name="former") as (place, _):
-            assert str(lease(place, OTHERS[0])) == "10.66.3.10"
+        with plugged("br-former", OTHERS[0], name="former") as place:
+            given = lease(place, OTHERS[0])
+        assert str(given) == "10.66.3.10"
+        noted("former", given)
         entry = f"<host mac='{OTHERS[1]}' ip='10.66.3.10'/>"
         with defined("heir", "former", OTHERS[1])(scene):
             sh("virsh", "net-update", "former", "add", "ip-dhcp-host", entry, "--live")
-            with attached("br-former", OTHERS[1], name="heir") as (place, _), pytest.raises(NotReady):
+            with plugged("br-former", OTHERS[1], name="heir") as place, pytest.raises(NotReady):
                 lease(place, OTHERS[1], within=1.0)
             yield
 
@@ -1007,7 +1042,7 @@ def expired_lease(name: str, mac: str, address: str) -> Breaks:
     @contextmanager
     def there(_scene: Scene) -> Iterator[None]:
         path = DNSMASQ / f"{bridge_of(name)}.status"
-        before = path.read_text()
+        before = path.read_text() if path.exists() else ""
         path.write_text(f'[{{"ip-address": "{address}", "mac-address": "{mac}", "expiry-time": 1600000000}}]')
         try:
             yield
@@ -1021,7 +1056,7 @@ def expired_lease(name: str, mac: str, address: str) -> Breaks:
 def _started_anew(name: str) -> Iterator[None]:
     """The network stops, then the block, then it starts."""
     taps = taps_on(bridge_of(name))
-    sh("virsh", "net-destroy", name)
+    stop_network(name)
     yield
     start_network(name, taps)
 
@@ -1037,7 +1072,7 @@ def unknown(breaks: Breaks) -> Breaks:
 
     @contextmanager
     def broken(scene: Scene) -> Iterator[None]:
-        assert _known_here()
+        until(_known_here)
         with breaks(scene):
             assert not _known_here()
             yield
@@ -1154,7 +1189,7 @@ def consul_killed(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def consul_stopped(scene: Scene) -> Iterator[None]:
-    scene.consul.process.send_signal(signal.SIGSTOP)
+    stop(scene.consul.process.pid)
     try:
         yield
     finally:
@@ -1274,11 +1309,10 @@ def lease_given_back(scene: Scene) -> Iterator[None]:
     """The guest's DHCP client gave it back, and asks for none."""
     scene.inside("killall -USR2 udhcpc")
     try:
-        until(lambda: GUEST_IP not in sh("virsh", "net-dhcp-leases", LIVE))
+        until(lambda: GUEST_IP not in sh("virsh", "net-dhcp-leases", LIVE) + scene.inside("ip address show dev eth0"))
         yield
     finally:
-        scene.inside("killall -USR1 udhcpc")
-        scene.wait_for_guest()
+        scene.configure_guest()
 
 
 def misconfigured(script: str) -> Breaks:
@@ -1290,9 +1324,7 @@ def misconfigured(script: str) -> Breaks:
         try:
             yield
         finally:
-            scene.inside("killall -USR1 udhcpc")
-            scene.wait_for_guest()
-            until(lambda: "10.44.9.1" in scene.inside("cat /etc/resolv.conf; ip route show default"))
+            scene.configure_guest()
 
     return broken
 
@@ -1303,7 +1335,7 @@ def narrow(name: str, mtu: int) -> Breaks:
     @contextmanager
     def broken(_scene: Scene) -> Iterator[None]:
         tap = tap_of(name)
-        assert pings(GUEST_IP, mtu + 100)
+        until(lambda: pings(GUEST_IP, mtu + 100))
         sh("ip", "link", "set", tap, "mtu", str(mtu))
         try:
             assert not pings(GUEST_IP, mtu + 100)

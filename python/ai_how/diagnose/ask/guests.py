@@ -11,7 +11,7 @@ from ai_how.diagnose.ask.libvirt import Asked
 from ai_how.errors import AiHowError
 
 #: Seconds that an agent may take for one answer, and for all of them.
-PATIENCE, WITHIN = 2, 4.0
+PATIENCE, WITHIN = 4, 8.0
 
 #: Between two looks whether a command has ended, in s.
 _AGAIN = 0.03

@@ -22,13 +22,13 @@ from typing import Any
 from ai_how.host.neighbours import request
 
 #: Seconds to wait for each of so many tries. A healthy gateway answers within a millisecond; a busy host may be late.
-GATEWAY_PATIENCE, GATEWAY_TRIES = 0.5, 3
-UPSTREAM_PATIENCE, UPSTREAM_TRIES = 0.6, 2
+GATEWAY_PATIENCE, GATEWAY_TRIES = 0.5, 4
+UPSTREAM_PATIENCE, UPSTREAM_TRIES = 0.6, 4
 #: Seconds in which everybody on a bridge has answered. Whoever has one address with somebody else answers, too.
 ARP_PATIENCE = 0.3
 #: Seconds in which a DHCP server of somebody else's has spoken.
 DHCP_PATIENCE = 0.3
-CONSUL_PATIENCE = 1.0
+CONSUL_PATIENCE = 2.0
 
 #: A name that every way out knows or denies; what is asked is whether there is an answer at all (RFC 2606).
 OUTSIDE = "example.com"
@@ -63,28 +63,37 @@ def ask_upstream(server: str, port: int = 53) -> dict[str, Any]:
 def _dns(
     server: str, question: bytes, patience: float, tries: int, *, judge: Callable[[int], str], port: int = 53
 ) -> dict[str, Any]:
-    begin, why = time.monotonic(), f"no answer in {patience * tries:g} s"
-    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    begin, query = time.monotonic(), struct.pack("!6H", secrets.randbits(16), 0x0100, 1, 0, 0, 0) + question
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM) as ask:
+            ask.settimeout(patience)
+            reply, why = _reply(ask, (server, port), query, tries)
+    except OSError as error:
+        reply, why = b"", error.strerror or str(error)
+    if reply:
+        trouble = judge(reply[3] & 0x0F) if len(reply) > 3 else "an answer that is none"
+        why = f"it answers {trouble}" if trouble else ""
+    return {"answered": not why, "ms": round((time.monotonic() - begin) * 1000, 1), "why": why}
+
+
+def _reply(ask: socket.socket, server: tuple[str, int], query: bytes, tries: int) -> tuple[bytes, str]:
+    """What comes back to a question that is sent so many times, or why nothing does. A slow answer to one of them is
+    heard while the next waits for its own."""
+    why = f"no answer in {(ask.gettimeout() or 0) * tries:g} s"
     for _ in range(tries):
-        query = struct.pack("!6H", int.from_bytes(secrets.token_bytes(2)), 0x0100, 1, 0, 0, 0) + question
         try:
-            with socket.socket(family, socket.SOCK_DGRAM) as ask:
-                ask.settimeout(patience)
-                ask.connect((server, port))
-                ask.send(query)
-                while (reply := ask.recv(4096))[:2] != query[:2]:
-                    pass
+            ask.connect(server)
+            ask.send(query)
+            while (reply := ask.recv(4096))[:2] != query[:2]:
+                pass
+            return reply, ""
         except TimeoutError:
             continue
         except OSError as error:
             why = error.strerror or str(error)
             if isinstance(error, ConnectionRefusedError):
                 time.sleep(0.05)
-            continue
-        trouble = judge(reply[3] & 0x0F) if len(reply) > 3 else "an answer that is none"
-        ms = round((time.monotonic() - begin) * 1000, 1)
-        return {"answered": not trouble, "ms": ms, "why": f"it answers {trouble}" if trouble else ""}
-    return {"answered": False, "ms": round((time.monotonic() - begin) * 1000, 1), "why": why}
+    return b"", why
 
 
 def ask_everybody(bridge: str, gateway: IPv4Address, addresses: Collection[IPv4Address]) -> dict[str, list[str]]:
@@ -126,9 +135,6 @@ def ask_dhcp(bridge: str, gateway: IPv4Interface) -> list[str]:
         asker.bind((bridge, _ETH_P_IP))
         client = b"\x52\x54\x00" + secrets.token_bytes(3)
         transaction = secrets.token_bytes(4)
-        for kind, address in ((1, IPv4Address(0)), (8, gateway.ip)):
-            with contextlib.suppress(OSError):
-                asker.send(_dhcp(asker.getsockname()[4], client, transaction, kind, address))
 
         def note(frame: bytes) -> None:
             # IPv4 without options, UDP from port 67, BOOTREPLY of our transaction
@@ -136,7 +142,12 @@ def ask_dhcp(bridge: str, gateway: IPv4Interface) -> list[str]:
             if reply and frame[46:50] == transaction:
                 found.add(f"{IPv4Address(frame[26:30])} {frame[6:12].hex(':')}")
 
-        _until(time.monotonic() + DHCP_PATIENCE, asker, note)
+        begin = time.monotonic()
+        for until in (DHCP_PATIENCE / 2, DHCP_PATIENCE):
+            for kind, address in ((1, IPv4Address(0)), (8, gateway.ip)):
+                with contextlib.suppress(OSError):
+                    asker.send(_dhcp(asker.getsockname()[4], client, transaction, kind, address))
+            _until(begin + until, asker, note)
     return sorted(found)
 
 
