@@ -187,13 +187,13 @@ def set_link(bridge: str, server: IPv4Address, zones: Sequence[str]) -> None:
         ("dnssec", bridge, "no"),
         ("dnsovertls", bridge, "no"),
     ):
-        output(["resolvectl", *words], remedy=remedy)
+        output(["resolvectl", *words], remedy=remedy, changes_host=True)
 
 
 def revert_link(bridge: str) -> None:
     """Have systemd-resolved forget what `set_link` said. Raises CommandFailed where it knows it and does not."""
     try:
-        output(["resolvectl", "revert", bridge])
+        output(["resolvectl", "revert", bridge], changes_host=True)
     except CommandFailed:
         try:
             known = links()
@@ -209,7 +209,7 @@ def revert_link(bridge: str) -> None:
 def reload_networkmanager() -> None:
     """Have NetworkManager start its dnsmasq anew, which reads its files only then (nmcli(1)). Raises CommandFailed."""
     remedy = "Look at it: systemctl status NetworkManager"
-    output(["nmcli", "general", "reload", "dns-full"], remedy=remedy)
+    output(["nmcli", "general", "reload", "dns-full"], remedy=remedy, changes_host=True)
 
 
 def networkmanager_runs() -> bool:
