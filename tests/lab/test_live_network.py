@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -422,6 +424,13 @@ def test_a_file_of_nodes_that_was_removed_or_edited_is_seen_and_written_anew(liv
     live.become(grown)
     live.assert_true()
     live.assert_serves(grown.reservations[-1])
+
+
+def test_who_stops_a_network_waits_for_the_end_of_its_dnsmasq(live: Live) -> None:
+    """libvirt kills it and does not wait; here it is killed a moment later."""
+    with dnsmasq.until_ended(NAME):
+        threading.Timer(0.5, os.kill, (process(), signal.SIGKILL)).start()
+    assert not dnsmasq.serves(NAME)
 
 
 def test_without_rules_and_root_all_of_it_is_libvirts(libvirt_uri: str) -> None:
