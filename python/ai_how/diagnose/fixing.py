@@ -153,16 +153,17 @@ def _undone(place: Place, cause: Cause, why: str) -> str:
     """`why`, after taking back what was done."""
     if not cause.fix.undo:
         return why
-    for command in cause.fix.undo:
-        with contextlib.suppress(AiHowError):  # what was not done needs no undoing
-            _carry_out(command, place.uri)
+    with shared(place.progress):
+        for command in cause.fix.undo:
+            with contextlib.suppress(AiHowError):  # what was not done needs no undoing
+                _carry_out(command, place.uri)
     return f"{why}; what was done was undone"
 
 
 def _carry_out(command: Sequence[str], uri: str) -> None:
     """The command, for the libvirt that was looked at. Raises CommandFailed."""
     words = list(command)
-    stops = words[:2] == ["virsh", "net-destroy"]
+    stops = words[:2] == ["virsh", "net-destroy"] and uri == DEFAULT_URI
     at = ["-c", uri] if words[0] == "virsh" and uri != DEFAULT_URI else []
     with dnsmasq.until_ended(words[2]) if stops else contextlib.nullcontext():
         output([words[0], *at, *words[1:]], changes_host=True)

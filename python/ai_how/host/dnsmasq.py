@@ -42,32 +42,33 @@ def reload_network(network: str) -> bool:
 
 @contextmanager
 def until_ended(network: str) -> Iterator[None]:
-    """Stop the libvirt network `network` in the block, and have its dnsmasq ended afterwards: libvirt kills it without
-    waiting for that, and the next one cannot listen where the old one still does."""
+    """Stop the libvirt network `network` in the block, and wait a while for the end of its dnsmasq: libvirt kills it
+    without waiting, and the next one cannot listen where the old one still does."""
     with ExitStack() as stack:
         process = None
         with suppress(OSError):  # it cannot be seen
             process = stack.enter_context(_held(network))
         yield
         if process is not None:
-            select.select([process], [], [], _ENDS_WITHIN)
+            ended = select.poll()
+            ended.register(process, select.POLLIN)
+            ended.poll(_ENDS_WITHIN * 1000)
 
 
 @contextmanager
 def _held(network: str) -> Iterator[int | None]:
     """The dnsmasq of the libvirt network `network`, as a descriptor (pidfd_open(2)) for the length of a block; None
     where it does not run. Raises OSError."""
-    try:
-        pid = int((_PIDS / f"{network}.pid").read_text())
-        process = os.pidfd_open(pid)
-    except (FileNotFoundError, ProcessLookupError, ValueError):
-        yield None
-        return
-    try:
-        # Looked at while held: a number that the kernel has given to somebody else since is not ours.
-        yield process if f"--conf-file={_LIBVIRTS}/{network}.conf" in _arguments(pid) else None
-    finally:
-        os.close(process)
+    with ExitStack() as stack:
+        process = None
+        with suppress(FileNotFoundError, ProcessLookupError, ValueError):
+            pid = int((_PIDS / f"{network}.pid").read_text())
+            held = os.pidfd_open(pid)
+            stack.callback(os.close, held)
+            # Looked at while held: a number that the kernel has given to somebody else since is not its own.
+            if f"--conf-file={_LIBVIRTS}/{network}.conf" in _arguments(pid):
+                process = held
+        yield process
 
 
 def serves(network: str) -> bool:

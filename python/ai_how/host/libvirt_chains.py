@@ -89,5 +89,5 @@ def _make_table(family: str) -> bool:
     commands += [f"add chain {family} {_TABLE} {name} {{ {hook} }}" for name, hook in _HOOKS.items()]
     if "chain forward {" not in chains:
         commands += [f"add rule {family} {_TABLE} forward counter jump {name}" for name in _FORWARD]
-    nftables.run(["; ".join(commands)])
+    nftables.run(["; ".join(commands)], changes_host=True)
     return nftables.list_chains() != before

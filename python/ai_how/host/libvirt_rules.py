@@ -36,7 +36,7 @@ def let_through(bridge: str) -> Iterator[None]:
             after.callback(_close)
             for way in ("iifname", "oifname"):
                 rule = [way, f'"{bridge}"', "accept", "comment", f'"{_COMMENT}"']
-                nftables.run(["insert", "rule", *_CHAIN, *rule])
+                nftables.run(["insert", "rule", *_CHAIN, *rule], changes_host=True)
         yield
 
 
@@ -52,7 +52,7 @@ def _listed() -> str:
 
 def _close() -> None:
     for handle in read_handles(_listed()):
-        nftables.run(["delete", "rule", *_CHAIN, "handle", handle])
+        nftables.run(["delete", "rule", *_CHAIN, "handle", handle], changes_host=True)
 
 
 def read_handles(text: str) -> list[str]:

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 
 from ai_how.errors import InUse
 
-#: The lock of the host as long as we hold it, by its descriptor.
-_host: set[int] = set()
+#: The host's lock, while we hold it: a descriptor. For whatever is started meanwhile, however deep below the holder.
+_of_host: int | None = None
 
 #: Seconds that one waits for the host while another changes it: starting a hundred machines takes minutes.
 HOST_WITHIN = 600.0
@@ -41,6 +41,7 @@ def host_held(waiting: Callable[[], None], *, within: float = HOST_WITHIN) -> It
 
     `waiting` is called once if that is necessary. Raises InUse after `within` seconds.
     """
+    global _of_host
     deadline = time.monotonic() + within
     told = False
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
@@ -55,16 +56,16 @@ def host_held(waiting: Callable[[], None], *, within: float = HOST_WITHIN) -> It
                     remedy="Look at what it does; when it has ended, run this again.",
                 )
             time.sleep(0.05)  # nothing tells when an abstract name becomes free
-        _host.add(lock.fileno())
+        _of_host = lock.fileno()
         try:
             yield
         finally:
-            _host.discard(lock.fileno())
+            _of_host = None
 
 
 def passed_on() -> tuple[int, ...]:
     """What a program must have open to hold the host with us, and after us."""
-    return tuple(_host)
+    return () if _of_host is None else (_of_host,)
 
 
 def _taken(lock: socket.socket, name: str) -> bool:

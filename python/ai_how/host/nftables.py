@@ -29,9 +29,9 @@ def load(text: str) -> None:
         output([_nft(), "-j", "-f", "-"], text=transaction, timeout=60, changes_host=True)
 
 
-def run(words: Sequence[str]) -> str:
+def run(words: Sequence[str], *, changes_host: bool = False) -> str:
     """What one command of nft's says. Raises HostError."""
-    return output([_nft(), *words])
+    return output([_nft(), *words], changes_host=changes_host)
 
 
 def list_chains() -> str:

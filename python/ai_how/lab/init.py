@@ -25,7 +25,7 @@ from ai_how.host.process import output
 from ai_how.lab import internet, mounts
 from ai_how.lab.spec import LabSpec
 
-_LIBVIRTD_DEADLINE = 120.0  # seconds
+_LIBVIRTD_DEADLINE = 60.0  # seconds
 _LIBVIRTD_SOCKET = Path("/run/libvirt/libvirt-sock")
 _LIBVIRTD_SAID = mounts.LAB_DIRECTORY / "libvirtd.stderr"
 _LIBVIRTD_LOG = Path("/var/log/libvirt/libvirtd.log")

@@ -22,7 +22,7 @@ from ai_how.lab.mounts import PRIVATE_DIRECTORIES
 from ai_how.lab.needs import search_path, unavailable
 from ai_how.lab.spec import LabSpec
 
-_READY_DEADLINE = 240.0  # seconds; process 1 has shorter ones of its own and says which of them passed
+_READY_DEADLINE = 120.0  # seconds; process 1 has shorter ones of its own and says which of them passed
 _CLOSE_DEADLINE = 20.0
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid

@@ -47,15 +47,17 @@ def floor(mtu: int) -> Iterator[Floor]:
             )
             lines = f"link set lo up\nlink set {LINK} up\naddr add {address} dev {LINK}\n"
             place.run(["ip", "-batch", "-"], text=lines)
-        with _dns(far):
+        with _dns(far) as server:
             deadline = time.monotonic() + _WITHIN
-            while not ask(dns(near, _FAR.ip, NAME)).replied and time.monotonic() < deadline:
+            while server is not None and server.poll() is None and time.monotonic() < deadline:
+                if ask(dns(near, _FAR.ip, NAME)).replied:
+                    break
                 time.sleep(0.02)
             yield Floor(near, far)
 
 
 @contextmanager
-def _dns(place: Place) -> Iterator[None]:
+def _dns(place: Place) -> Iterator[subprocess.Popen[bytes] | None]:
     """A dnsmasq there. Where there is none, nobody answers, and the measurement says so."""
     argv = [
         # It ends with us however we end: the kernel kills it when the thread of its place is gone, unless it has
@@ -66,8 +68,9 @@ def _dns(place: Place) -> Iterator[None]:
     ]
     quiet = subprocess.DEVNULL
     with contextlib.ExitStack() as stack:
+        server = None
         with contextlib.suppress(OSError):
             server = place.at(subprocess.Popen, argv, stdin=quiet, stdout=quiet, stderr=quiet)
             stack.callback(server.wait)
             stack.callback(server.kill)
-        yield
+        yield server

@@ -132,14 +132,18 @@ async def tcp(place: Place, target: Address, port: int, *, within: float = WITHI
         except OSError as error:
             return _refusal(begin, error, token)
         ms = _since(begin)
-        said = b""
+        said: list[bytes] = []
+
+        async def listen() -> None:
+            if send:
+                await loop.sock_sendall(sock, send)
+            while chunk := await loop.sock_recv(sock, 65536):
+                said.append(chunk)
+
         with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(within):
-                if send:
-                    await loop.sock_sendall(sock, send)
-                while chunk := await loop.sock_recv(sock, 65536):
-                    said += chunk
-        return Answer(True, f"connected in {ms:.1f} ms", ms, (said.decode(errors="replace"),), token=token)
+            await _in_time(within, listen())
+        words = b"".join(said).decode(errors="replace")
+        return Answer(True, f"connected in {ms:.1f} ms", ms, (words,), token=token)
 
 
 async def http(place: Place, target: Address, host: str, *, within: float = WITHIN) -> Answer:
@@ -234,17 +238,26 @@ async def arp(
         frame = b"\xff" * 6 + mac + struct.pack(">H", _ETH_P_ARP) + question
 
         loop = asyncio.get_running_loop()
+
+        async def hear() -> None:
+            while True:
+                data = await loop.sock_recv(sock, 65536)
+                if data[20:22] == struct.pack(">H", _ARP_REPLY) and data[28:32] == target.packed:
+                    claims.setdefault(data[22:28].hex(":"), _since(begin))
+                    return
+
+        async def hear_all() -> None:
+            while True:
+                await hear()
+
         try:
-            async with asyncio.timeout(within) as limit:
-                await loop.sock_sendall(sock, frame)
-                while everyone or not claims:
-                    data = await loop.sock_recv(sock, 65536)
-                    if data[20:22] == struct.pack(">H", _ARP_REPLY) and data[28:32] == target.packed:
-                        claims.setdefault(data[22:28].hex(":"), _since(begin))
-                        limit.reschedule(min(limit.when() or 0, loop.time() + _OTHERS_WITHIN))
+            await loop.sock_sendall(sock, frame)
+            await _in_time(within, hear())
+            if everyone:
+                with contextlib.suppress(TimeoutError):
+                    await _in_time(_OTHERS_WITHIN, hear_all())
         except TimeoutError:
-            if not claims:
-                return _silence(begin, within, question)
+            return _silence(begin, within, question)
         except OSError as error:
             return _refusal(begin, error, question)
     macs = tuple(sorted(claims))
@@ -325,21 +338,24 @@ async def _over_tcp(place: Place, server: Address, wire: bytes, within: float) -
     loop = asyncio.get_running_loop()
     begin = time.monotonic()
     with _socket(place, server, socket.SOCK_STREAM) as sock:
+
+        async def reply() -> bytes | None:
+            await loop.sock_connect(sock, _where(place, server, 53))
+            await loop.sock_sendall(sock, struct.pack(">H", len(wire)) + wire)
+            data = b""
+            while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2]):
+                chunk = await loop.sock_recv(sock, 65536)
+                if not chunk:
+                    return None
+                data += chunk
+            return data[2:]
+
         try:
-            async with asyncio.timeout(within):
-                await loop.sock_connect(sock, _where(place, server, 53))
-                await loop.sock_sendall(sock, struct.pack(">H", len(wire)) + wire)
-                data = b""
-                while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2]):
-                    chunk = await loop.sock_recv(sock, 65536)
-                    if not chunk:
-                        return None
-                    data += chunk
+            return await _in_time(within, reply())
         except TimeoutError:
             return _silence(begin, within, b"")
         except OSError as error:
             return _refusal(begin, error, b"")
-    return data[2:]
 
 
 def _socket(place: Place, target: Address, kind: int, protocol: int = 0) -> socket.socket:

@@ -196,8 +196,7 @@ def _set_power(libvirt: Libvirt, want: VirtualNetwork) -> None:
             if want.active:
                 handle.create()
             else:
-                with dnsmasq.until_ended(want.name):
-                    handle.destroy()
+                _destroy(libvirt, handle)
         if want.autostart and not handle.isPersistent():
             # Somebody undefined it while it was active; only what is defined starts by itself.
             handle = libvirt.connection.networkDefineXML(want.to_xml())
@@ -211,8 +210,12 @@ def _stop(libvirt: Libvirt, name: str) -> None:
         return
     with libvirt.doing(f"cannot stop network {name}"):
         if handle.isActive():
-            with dnsmasq.until_ended(name):
-                handle.destroy()
+            _destroy(libvirt, handle)
+
+
+def _destroy(libvirt: Libvirt, handle: Handle) -> None:
+    with dnsmasq.until_ended(handle.name()) if libvirt.is_system else contextlib.nullcontext():
+        handle.destroy()
 
 
 def _change_running(libvirt: Libvirt, have: VirtualNetwork, want: VirtualNetwork) -> None:
