@@ -83,14 +83,20 @@ def look_at_host(parts: Collection[str] = ()) -> HostView:
 
     Of processes those that are there from its beginning to its end: one that is just ending is not compared.
     """
-    at_first = set(_processes())
-    view = {name: _lines(argv) for name, argv in (_ASKED | _LIBVIRT).items() if not parts or name in parts}
+
+    def wanted(name: str) -> bool:
+        return not parts or name in parts
+
+    at_first = set(_processes()) if wanted("processes") else set()
+    view = {name: _lines(argv) for name, argv in (_ASKED | _LIBVIRT).items() if wanted(name)}
     looks: dict[str, Callable[[], Iterable[str]]]
     looks = {"settings": _settings, "files": _all_files, "processes": lambda: at_first.intersection(_processes())}
-    for name, look in looks.items():
-        if not parts or name in parts:
-            view[name] = sorted(look())
-    return view
+    return view | {name: sorted(look()) for name, look in looks.items() if wanted(name)}
+
+
+def without_pid_files(view: HostView) -> HostView:
+    """The same but for the PID files of networks' dnsmasq, which libvirt leaves where it stops a network."""
+    return {**view, "files": [each for each in view["files"] if not each.startswith("/run/libvirt/network/")]}
 
 
 def differences(before: HostView, after: HostView) -> list[str]:

@@ -16,6 +16,7 @@ from tests.crash import scene
 from tests.crash.point import Verb
 from tests.host_view import SETTLES_WITHIN, HostView, define_everything_once, look_at_host, use_networks_once
 from tests.lab.consul_agent import Agent
+from tests.waiting import until
 
 from ai_how.config.load import Document
 from ai_how.engine import cluster as engine
@@ -120,12 +121,14 @@ def use_libvirt_once() -> None:
 def until_links_settle() -> None:
     """The kernel notices a carrier after up to a second, and gives links addresses that are theirs a moment later
     (RFC 4862)."""
-    deadline = time.monotonic() + SETTLES_WITHIN
-    before: HostView = {}
-    while (now := look_at_host(_OF_LINKS)) != before or any("tentative" in each for each in now["addresses"]):
-        assert time.monotonic() < deadline, "links do not settle"
-        before = now
+
+    def settled() -> bool:
+        before = look_at_host(_OF_LINKS)
         time.sleep(_NOTICED_WITHIN)
+        now = look_at_host(_OF_LINKS)
+        return now == before and not any("tentative" in each for each in now["addresses"])
+
+    until(settled, "links settle", SETTLES_WITHIN)
 
 
 def _told_resolver() -> list[str]:

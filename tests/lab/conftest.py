@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests import host_view
 from tests.fetched import LIBVIRT, fetched
-from tests.host_view import HostView, differences, left, use_networks_once
+from tests.host_view import HostView, differences, left, use_networks_once, without_pid_files
 
 from ai_how import lab
 from ai_how.lab import INTERNET, Lab, LabSpec
@@ -59,9 +59,7 @@ def clean_host(look_at_host: Callable[[], HostView]) -> Iterator[None]:
     """Fail the test if it leaves the host otherwise than it was."""
 
     def look() -> HostView:
-        view = look_at_host()
-        # libvirt leaves the PID files of stopped networks.
-        return {**view, "files": [each for each in view["files"] if not each.startswith("/run/libvirt/network/")]}
+        return without_pid_files(look_at_host())
 
     before = look()
     yield

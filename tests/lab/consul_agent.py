@@ -6,20 +6,17 @@ import contextlib
 import json
 import signal
 import subprocess
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.fetched import CONSUL, NotFetched, fetched
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.spec.policy import Check, Discovery
-
-#: Seconds in which an agent leads, a check has been made, and the like; on a busy machine.
-DEADLINE = 60.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Agent:
             data=None if body is None else json.dumps(body).encode(),
             headers={} if token is None else {"X-Consul-Token": token},
         )
-        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=COMES_WITHIN) as answer:  # noqa: S310
             text = answer.read().decode()
         return json.loads(text) if text.strip() else None
 
@@ -100,7 +97,9 @@ def agent(folder: Path, port: int = 8500, *, wait: bool = True, **configuration:
             until(
                 lambda: (
                     made.call("GET", "/status/leader") and made.call("GET", "/catalog/nodes?near=_agent") is not None
-                )
+                ),
+                "the agent leads",
+                passing=(OSError,),  # it does not listen yet
             )
         yield made
     finally:
@@ -113,14 +112,3 @@ def program() -> str:
         return str(fetched(CONSUL, suite="bullseye") / "usr/bin/consul")
     except NotFetched as error:
         pytest.fail(f"Consul cannot be had from Debian's archive: {error}", pytrace=False)
-
-
-def until(holds: Callable[[], object], within: float = DEADLINE) -> None:
-    """Wait for a condition; fail where it does not come."""
-    deadline = time.monotonic() + within
-    while True:
-        with contextlib.suppress(OSError):  # not listening yet
-            if holds():
-                return
-        assert time.monotonic() < deadline, f"did not come within {within:g} s"
-        time.sleep(0.05)

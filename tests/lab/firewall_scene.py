@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from tests.lab.consul_agent import DEADLINE
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.errors import CommandFailed
 from ai_how.host.libvirt import Libvirt
@@ -123,7 +122,7 @@ class Scene:
     def works(self, letter: str) -> None:
         """The positive control: what every cluster can do, whatever is denied."""
         node, other = f"{letter}1", f"{letter}2"
-        with endpoint(f"fw-{letter}", "52:54:00:ff:ff:01", within=DEADLINE) as fresh:
+        with endpoint(f"fw-{letter}", "52:54:00:ff:ff:01", within=COMES_WITHIN) as fresh:
             assert fresh.lease.servers == (gateway(letter),)
         replied(ping(self[node], gateway(letter)))
         for over_tcp in (False, True):
@@ -147,7 +146,7 @@ def build(uri: str) -> Iterator[Scene]:
         host, lan = stack.enter_context(here()), stack.enter_context(named(INTERNET.namespace))
         nodes = {
             f"{letter}{number}": stack.enter_context(
-                endpoint(f"fw-{letter}", mac(letter, number), name=f"{letter}{number}", within=DEADLINE)
+                endpoint(f"fw-{letter}", mac(letter, number), name=f"{letter}{number}", within=COMES_WITHIN)
             )
             for letter in MODES
             for number in (1, 2)
@@ -224,14 +223,11 @@ async def _all(questions: Sequence[Question]) -> list[Answer]:
     return await asyncio.gather(*(each(within=SILENCE) for each in questions))
 
 
-def denied(word: Denial, *questions: Question, within: float = DEADLINE) -> None:
+def denied(word: Denial, *questions: Question, within: float = COMES_WITHIN) -> None:
     """No reply came to any, and it was the rule of that word that saw to each."""
-    before = denials()[word]
+    wanted = denials()[word] + len(questions)
     silent(*questions)
-    deadline = time.monotonic() + within
-    while (counted := denials()[word] - before) < len(questions) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert counted >= len(questions), f"{counted} of {len(questions)} were counted as {word}"
+    until(lambda: denials()[word] >= wanted, f"{len(questions)} more are counted as {word}", within)
 
 
 def denials() -> Counter[str]:

@@ -9,11 +9,12 @@ import contextlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
+
+from tests.waiting import until
 
 from ai_how.compile.cluster import compile_network
 from ai_how.compile.host import Surroundings, compile_host
@@ -44,10 +45,8 @@ def ask(name, kind):
     return "TIMEOUT", [], time.monotonic() - begun
 print(json.dumps([ask(*each.split("/")) for each in sys.argv[2:]]))
 """
-#: Seconds within which an answer counts as given at once: nobody has waited for a timeout, which begin at 5.
-AT_ONCE = 4.0
-#: Seconds in which a network serves.
-DEADLINE = 60.0
+#: Seconds in which whoever has to wait for no timeout has an answer: the shortest timeout is 5.
+WITHOUT_A_TIMEOUT = 4.0
 COUNTER = """
 table inet counted {
   counter left { }
@@ -164,9 +163,10 @@ def wait_for_gateway(network: VirtualNetwork) -> None:
     not forward yet is lost, and what a dnsmasq that starts sends itself would be counted."""
     own = next(each.name for each in network.reservations if each.name)
     with named(f"of-{network.cluster}") as place:
-        deadline = time.monotonic() + DEADLINE
-        while not packets.ask(packets.dns(place, network.gateway, f"{own}.{network.domain}")).said:
-            assert time.monotonic() < deadline, f"the gateway of {network.name} does not answer"
+        until(
+            lambda: packets.ask(packets.dns(place, network.gateway, f"{own}.{network.domain}")).said,
+            f"the gateway of {network.name} answers",
+        )
 
 
 @contextlib.contextmanager

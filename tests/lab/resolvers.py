@@ -10,8 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -23,15 +22,17 @@ import dns.rcode
 import pytest
 from tests.fetched import RESOLVERS, fetched
 from tests.lab.naming import Up
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.compile.host import Surroundings, compile_host
 from ai_how.config.terms import HostResolver
 from ai_how.host import resolver as host
+from ai_how.lab import INTERNET
 from ai_how.providers import resolver as routes
 from ai_how.resources.resolver import ResolverRoute
 
-#: Seconds in which a daemon starts, ends, or knows what it was told.
-DEADLINE = 60.0
+#: What may pass where a resolver is asked: what is asked while its daemon starts anew may be lost.
+LOST = (dns.exception.Timeout, ConnectionError)
 
 #: What they and the tests change below /etc.
 _PARTS = (
@@ -90,6 +91,12 @@ class Host:
     manager: HostResolver
     address: str
 
+    @property
+    def unknown(self) -> tuple[str, list[str]]:
+        """What it answers for a name of a cluster that it was not told of: it asks outside, where every name is known.
+        The dnsmasq here does not believe that address (stop-dns-rebind)."""
+        return "NOERROR", [] if self.manager is HostResolver.DNSMASQ else [str(INTERNET.web)]
+
     def asks(self, question: str) -> tuple[str, list[str]]:
         """What the resolver answers for a name, or for an address."""
         if question.replace(".", "").isdigit():
@@ -113,19 +120,8 @@ def getent(word: str) -> list[str]:
     return subprocess.run(["getent", "hosts", word], check=False, capture_output=True, text=True).stdout.split()
 
 
-def until(what: str, true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        # What is asked while a daemon starts anew may be lost.
-        with contextlib.suppress(dns.exception.Timeout, ConnectionError):
-            if true():
-                return
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
-
-
 def succeeds(*argv: str) -> bool:
-    return subprocess.run(argv, check=False, capture_output=True, timeout=DEADLINE).returncode == 0
+    return subprocess.run(argv, check=False, capture_output=True, timeout=COMES_WITHIN).returncode == 0
 
 
 @contextlib.contextmanager
@@ -135,7 +131,7 @@ def running(*argv: str) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(DEADLINE)
+            process.wait(COMES_WITHIN)
 
 
 @contextlib.contextmanager
@@ -175,7 +171,7 @@ def bus() -> Iterator[None]:
     settings = Path("/run/bus.conf")
     settings.write_text(_BUS)
     with running("dbus-daemon", f"--config-file={settings}", "--nofork"):
-        until("the bus is there", Path("/run/dbus/system_bus_socket").is_socket)
+        until(Path("/run/dbus/system_bus_socket").is_socket, "the bus")
         yield
     settings.unlink()
     Path("/run/dbus/system_bus_socket").unlink(missing_ok=True)
@@ -190,7 +186,7 @@ def systemd_resolved(root: Path) -> Iterator[Host]:
     settings.write_text(_RESOLVED)
     Path("/etc/resolv.conf").write_text("nameserver 127.0.0.53\n")
     with bus(), running(str(root / "lib/systemd/systemd-resolved")):
-        until("systemd-resolved answers", lambda: succeeds("resolvectl", "dns"))
+        until(lambda: succeeds("resolvectl", "dns"), "systemd-resolved answers")
         yield Host(HostResolver.SYSTEMD_RESOLVED, "127.0.0.53")
     shutil.rmtree("/run/systemd/resolve")
 
@@ -202,9 +198,9 @@ def networkmanager(root: Path) -> Iterator[Host]:
     Path("/etc/NetworkManager/NetworkManager.conf").write_text(_NETWORKMANAGER)
     Path("/etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
     with bus(), running("unshare", "--mount", "sh", "-c", _COVERED):
-        until("NetworkManager answers", host.networkmanager_runs)
+        until(host.networkmanager_runs, "NetworkManager answers")
         host.reload_networkmanager()
-        until("its dnsmasq answers", lambda: answers("127.0.0.1"))
+        until(lambda: answers("127.0.0.1"), "its dnsmasq answers")
         yield Host(HostResolver.NETWORKMANAGER, "127.0.0.1")
     for made in ("/run/nm", "/run/NetworkManager"):
         shutil.rmtree(made, ignore_errors=True)
@@ -224,7 +220,7 @@ def plain_dnsmasq(root: Path) -> Iterator[Host]:
     Path("/etc/dnsmasq.d/lab.conf").write_text(_DNSMASQ)
     Path("/etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
     subprocess.run([script, "start"], check=True, stdout=subprocess.DEVNULL)
-    until("dnsmasq answers", lambda: answers("127.0.0.1"))
+    until(lambda: answers("127.0.0.1"), "dnsmasq answers")
     try:
         yield Host(HostResolver.DNSMASQ, "127.0.0.1")
     finally:
@@ -246,7 +242,7 @@ def resolved_beside_networkmanager(root: Path) -> Iterator[Host]:
         Path(made).mkdir(parents=True, exist_ok=True)
     Path("/etc/NetworkManager/NetworkManager.conf").write_text(_BESIDE)
     with systemd_resolved(root) as made_host, running("unshare", "--mount", "sh", "-c", _WITHOUT_UDEV + _COVERED):
-        until("NetworkManager answers", host.networkmanager_runs)
+        until(host.networkmanager_runs, "NetworkManager answers")
         yield made_host
     for left in ("/run/nm", "/run/NetworkManager"):
         shutil.rmtree(left, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 import subprocess
 import threading
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.consul_agent import DEADLINE, Agent, agent, until
+from tests.lab.consul_agent import Agent, agent
+from tests.waiting import stop, until
 
 from ai_how.errors import HostError
 from ai_how.host import consul
@@ -22,6 +22,8 @@ from ai_how.host.consul import check_consul, list_services
 from ai_how.spec.policy import Discovery, Tls
 
 MASTER = "11111111-2222-3333-4444-555555555555"
+#: Seconds in which a bound of one second has held, however busy the machine: what drips without it takes 100.
+BOUND_HOLDS_WITHIN = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def guarded(libvirt_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """An agent whose ACLs deny what no token allows."""
     acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": MASTER}}
     with agent(tmp_path_factory.mktemp("guarded"), 8510, wait=False, acl=acl) as made:
-        until(lambda: made.call("GET", "/acl/token/self", token=MASTER))
+        until(lambda: made.call("GET", "/acl/token/self", token=MASTER), "its tokens", passing=(OSError,))
         yield made
 
 
@@ -110,15 +112,11 @@ def test_an_agent_that_is_stopped_costs_no_more_than_the_bound(
 ) -> None:
     with agent(tmp_path / "stopped", 8530) as made:
         check_consul(made.discovery())
-        made.process.send_signal(signal.SIGSTOP)
-        # Each of its threads stops when it next runs; one that has not may still answer.
-        tasks = Path(f"/proc/{made.process.pid}/task")
-        while any((each / "stat").read_text().rpartition(")")[2].split()[0] != "T" for each in tasks.iterdir()):
-            time.sleep(0.01)
+        stop(made.process.pid)
         monkeypatch.setattr(consul, "WITHIN", 1.0)
         before = time.monotonic()
         assert "cannot be reached: no answer within 1 s" in complaint(made.discovery())
-        assert time.monotonic() - before < DEADLINE
+        assert time.monotonic() - before < BOUND_HOLDS_WITHIN
 
 
 def test_an_answer_that_drips_is_cut_at_the_bound(plain: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +131,7 @@ def test_an_answer_that_drips_is_cut_at_the_bound(plain: Agent, monkeypatch: pyt
     with server(drip) as address:
         before = time.monotonic()
         assert "no answer within 1 s" in complaint(plain.discovery(address=address))
-        assert time.monotonic() - before < DEADLINE
+        assert time.monotonic() - before < BOUND_HOLDS_WITHIN
 
 
 @pytest.mark.parametrize(
@@ -160,7 +158,7 @@ def test_what_does_not_speak_http_is_told(plain: Agent) -> None:
 
 def test_a_consul_without_a_leader_is_told(libvirt_uri: str, tmp_path: Path) -> None:
     with agent(tmp_path / "alone", 8530, wait=False, bootstrap_expect=3) as made:
-        until(lambda: made.call("GET", "/status/leader") == "")
+        until(lambda: made.call("GET", "/status/leader") == "", "it answers", passing=(OSError,))
         said = complaint(made.discovery())
     assert "cannot serve: its servers have no leader" in said
 
@@ -182,7 +180,8 @@ def test_a_dns_port_that_is_closed_silent_or_of_another_server_is_told(plain: Ag
     with subprocess.Popen([*dnsmasq, "-Ilo", "-u", "root"], stderr=subprocess.DEVNULL) as other:
         try:
             until(
-                lambda: "is not Consul: it does not know the zone consul" in complaint(plain.discovery(dns_port=5399))
+                lambda: "is not Consul: it does not know the zone consul" in complaint(plain.discovery(dns_port=5399)),
+                "the other server answers",
             )
         finally:
             other.kill()

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.consul_agent import Agent, agent, program, until
+from tests.lab.consul_agent import Agent, agent, program
+from tests.waiting import until
 
 from ai_how.compile.cluster import compile_network
 from ai_how.compile.dns_modes.service_discovery import registrations
@@ -266,7 +267,7 @@ def test_what_could_not_be_taken_back_while_consul_was_away_goes_when_it_is_ther
     assert "nothing listens there" in why
     assert f"rm {MEMORY}" in why
     with agent(folder, 8540) as again:
-        until(lambda: len(again.services()) == 2)  # kept by the agent itself, over its death
+        until(lambda: len(again.services()) == 2, "what the agent itself kept over its death")
         assert provider.settle(networks.observe_all(libvirt)) == ()
         assert again.services() == {}
 
@@ -298,7 +299,7 @@ def test_the_token_is_neither_in_memory_nor_in_the_networks_mark(
     path.chmod(0o600)
     acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": token}}
     with agent(tmp_path / "guarded", 8540, wait=False, acl=acl) as guarded:
-        until(lambda: guarded.call("GET", "/acl/token/self", token=token))
+        until(lambda: guarded.call("GET", "/acl/token/self", token=token), "its tokens", passing=(OSError,))
         network, wanted = bring_up(libvirt, made(guarded.discovery(token_file=str(path))))
         kept = MEMORY.read_text()
         assert str(path) in kept

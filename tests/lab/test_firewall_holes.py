@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.consul_agent import DEADLINE, until
 from tests.lab.firewall_scene import (
     CONTAINER,
     CONTAINERS,
@@ -43,6 +42,7 @@ from tests.lab.firewall_scene import (
     tcp,
     udp,
 )
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.compile.cluster import compile_network
 from ai_how.compile.host import Surroundings, compile_host
@@ -140,7 +140,7 @@ def test_hole_6_names_of_the_internet_where_there_is_no_way_there(scene: Scene, 
     with _ours(dns_servers=["10.67.0.1"], firewall={"egress": "deny"}) as table, scene.table(*table):
         assert _resolve(internet.name) == ()
         assert _resolve("tried-controller.tried.internal") == ("10.67.0.2",)
-        with endpoint("br-tried", "52:54:00:67:00:99", within=DEADLINE) as node:
+        with endpoint("br-tried", "52:54:00:67:00:99", within=COMES_WITHIN) as node:
             denied(Denial.EGRESS, ping(node.place, internet.web))
 
 
@@ -180,7 +180,7 @@ def test_hole_9_rogue_dhcp_servers(scene: Scene, network: str) -> None:
             before = denials()[Denial.ROGUE_DHCP]
             for _ in range(3):
                 assert _offers(scene["a1"], mac("a", 1)) == {gateway("a")}
-            until(lambda: denials()[Denial.ROGUE_DHCP] >= before + 3)
+            until(lambda: denials()[Denial.ROGUE_DHCP] >= before + 3, "each of its offers is denied")
 
 
 @pytest.mark.parametrize("known_by", ["its sender", "the address that it gives", "the node that it is for", "nothing"])
@@ -207,11 +207,11 @@ def test_each_thing_that_makes_a_dhcp_answer_ours_is_enough(scene: Scene, known_
             return seen.saw(bytes(answer))
 
         if known_by == "nothing":
-            until(arrives)
+            until(arrives, "it arrives")
             assert denials()[Denial.ROGUE_DHCP] == 0
         else:
             assert arrives() is False
-            until(lambda: denials()[Denial.ROGUE_DHCP] == 1)
+            until(lambda: denials()[Denial.ROGUE_DHCP] == 1, "it is denied")
 
 
 def test_dhcp_between_the_ports_of_a_stranger_s_bridge_is_left_alone(scene: Scene) -> None:
@@ -224,13 +224,13 @@ def test_dhcp_between_the_ports_of_a_stranger_s_bridge_is_left_alone(scene: Scen
 
 def test_node_with_the_gateway_s_address_is_not_heard(scene: Scene) -> None:
     with _has_address(scene["a2"], IPv4Interface(f"{gateway('a')}/32")):
-        until(lambda: mac("a", 2) in _claims(scene["a1"], gateway("a")))
+        until(lambda: mac("a", 2) in _claims(scene["a1"], gateway("a")), "the node's claim")
         with scene.table(*EVERY):
             before = denials()[Denial.FALSE_GATEWAY]
             claims = _claims(scene["a1"], gateway("a"))
             assert len(claims) == 1
             assert mac("a", 2) not in claims
-            until(lambda: denials()[Denial.FALSE_GATEWAY] > before)
+            until(lambda: denials()[Denial.FALSE_GATEWAY] > before, "its claim is denied")
             forget_neighbours(scene["a1"], "dev", "eth0")  # what it learnt before our table
             scene.works("a")
 
@@ -243,18 +243,18 @@ TAGS = ["", "81000000", "88a80000", "8100000081000000", "88a8000081000000"]
 def test_what_passes_for_the_gateway_is_known_behind_tags(scene: Scene, tags: str) -> None:
     with tap(scene["a1"], "eth0") as seen:
         for frame, token, _ in _false_and_true(scene, tags):
-            until(partial(_arrives, scene, frame, token, seen))
+            until(partial(_arrives, scene, frame, token, seen), "it arrives")
     forget_neighbours(scene["a1"], "dev", "eth0")  # it learnt who else has the gateway's address
     with scene.table(*EVERY), tap(scene["a1"], "eth0") as seen:
         for frame, token, reason in _false_and_true(scene, tags):
             word = Denial.HIDDEN_FRAME if len(tags) > len(TAGS[1]) else reason
             before = denials()
             if word is None:
-                until(partial(_arrives, scene, frame, token, seen))
+                until(partial(_arrives, scene, frame, token, seen), "it arrives")
                 assert denials() == before
             else:
                 assert _arrives(scene, frame, token, seen) is False, (word, frame.hex())
-                until(partial(_are_counted, before + Counter({word: 1})))
+                until(partial(_are_counted, before + Counter({word: 1})), "it is denied, by this alone")
 
 
 def _false_and_true(scene: Scene, tags: str) -> list[tuple[bytes, bytes, Denial | None]]:
@@ -289,14 +289,14 @@ def test_no_node_is_a_router_of_ipv6_for_its_fellows(scene: Scene, message: str,
     header = struct.pack(">IHBB", 6 << 28, len(body), number, 255) + source.packed + target.packed
     frame = bytes.fromhex("333300000001") + _mac(scene, "a2") + b"\x86\xdd" + header + body
     with tap(scene["a1"], "eth0") as seen:
-        until(partial(_arrives, scene, frame, token, seen))
+        until(partial(_arrives, scene, frame, token, seen), "it arrives")
     with scene.table(*EVERY), tap(scene["a1"], "eth0") as seen:
         if arrives:
-            until(partial(_arrives, scene, frame, token, seen))
+            until(partial(_arrives, scene, frame, token, seen), "it arrives")
             assert denials()[Denial.ROGUE_ROUTER] == 0
         else:
             assert _arrives(scene, frame, token, seen) is False
-            until(lambda: denials()[Denial.ROGUE_ROUTER] == 1)
+            until(lambda: denials()[Denial.ROGUE_ROUTER] == 1, "it is denied")
 
 
 def _arrives(scene: Scene, frame: bytes, token: bytes, seen: Tap) -> bool | None:
@@ -351,23 +351,23 @@ def _has_address(place: Place, address: IPv4Interface) -> Iterator[None]:
 
 def _resolve(name: str) -> tuple[str, ...]:
     """What the gateway of the network on br-tried tells its nodes."""
-    with endpoint("br-tried", "52:54:00:67:00:98", within=DEADLINE) as node:
+    with endpoint("br-tried", "52:54:00:67:00:98", within=COMES_WITHIN) as node:
         return replied(dns(node.place, node.lease.server, name)).said
 
 
 def _lease_as(name: str) -> str:
     """The address that a stranger on br-tried gets, who says this is its name; the server has noted it."""
-    asks = ["busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", f"{DEADLINE:.0f}", "-T", "1", "-s", "/bin/true"]
+    asks = f"busybox udhcpc -i eth0 -n -q -f -t {COMES_WITHIN:.0f} -T 1 -s /bin/true -x hostname:{name}"
     with attached("br-tried", "52:54:00:67:00:97", name="stranger") as (place, _):
-        place.run([*asks, "-x", f"hostname:{name}"], timeout=2 * DEADLINE)
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        leases = run("virsh", "-q", "net-dhcp-leases", "tried-network").splitlines()
-        for each in map(str.split, leases):
+        place.run(asks.split(), timeout=2 * COMES_WITHIN)
+
+    def noted() -> str | None:
+        for each in map(str.split, run("virsh", "-q", "net-dhcp-leases", "tried-network").splitlines()):
             if "52:54:00:67:00:97" in each and name in each:
                 return each[4].partition("/")[0]
-        assert time.monotonic() < deadline, leases
-        time.sleep(0.05)
+        return None
+
+    return until(noted, f"the lease of {name}")
 
 
 @contextlib.contextmanager
@@ -410,7 +410,8 @@ def _claims(place: Place, address: IPv4Address) -> set[str]:
 
 
 def _offers(place: Place, hardware: str, least: int = 1) -> set[IPv4Address | None]:
-    """The servers that answer: `least` of them are waited for, and who else answers within a second."""
+    """The servers that answer: `least` of them are waited for, and who else answers until a second is silent, or ten
+    have passed."""
     transaction = secrets.token_bytes(4)
     with place.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
@@ -421,14 +422,15 @@ def _offers(place: Place, hardware: str, least: int = 1) -> set[IPv4Address | No
 
         def answered() -> bool:
             client.sendto(message(Message.DISCOVER, transaction, hardware), ("255.255.255.255", 67))
+            deadline = time.monotonic() + 10
             with contextlib.suppress(TimeoutError):
-                while True:
+                while time.monotonic() < deadline:
                     reply = read_reply(client.recv(65536))
                     if reply is not None and reply.transaction == transaction:
                         found.add(reply.server)
             return len(found) >= least
 
-        until(answered)
+        until(answered, f"offers of {least}")
     return found
 
 

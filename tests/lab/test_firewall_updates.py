@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
-from tests.lab.consul_agent import DEADLINE, until
 from tests.lab.pings import Meter
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.errors import LibvirtError
 from ai_how.host.libvirt import Libvirt
@@ -44,8 +44,8 @@ def nodes(libvirt_uri: str, tmp_path: Path) -> Iterator[tuple[Endpoint, Endpoint
         (tmp_path / name).write_text(_NETWORK.format(name=name, third=third))
         virsh("net-create", str(tmp_path / name))
     with (
-        endpoint("br-here", "52:54:00:94:00:01", within=DEADLINE) as one,
-        endpoint("br-there", "52:54:00:95:00:01", within=DEADLINE) as other,
+        endpoint("br-here", "52:54:00:94:00:01", within=COMES_WITHIN) as one,
+        endpoint("br-there", "52:54:00:95:00:01", within=COMES_WITHIN) as other,
     ):
         yield one, other
     for name in ("here", "there"):
@@ -58,7 +58,7 @@ def test_what_libvirt_s_update_of_a_range_cuts_is_let_through(nodes: tuple[Endpo
     with Meter() as meter:
         meter.ping(one.place, other.ip, "here → there")
         meter.ping(other.place, one.ip, "there → here")
-        until(lambda: lost_by_updates(meter, nullcontext()))  # the control, by chance not at once
+        until(lambda: lost_by_updates(meter, nullcontext()), "a loss")  # the control, by chance not at once
         assert lost_by_updates(meter, let_through("br-here")) == []
     assert rules() == before
 

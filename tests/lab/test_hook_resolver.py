@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.lab.naming import cluster, up
-from tests.lab.resolvers import resolving_by, systemd_resolved, told, until
+from tests.lab.resolvers import LOST, resolving_by, systemd_resolved, told
+from tests.waiting import until
 
 from ai_how.compile.hook import HOOK, LOG
 from ai_how.providers import firewall, hook
@@ -65,18 +66,18 @@ def test_resolver_knows_the_names_again_after_a_network_was_stopped_and_started(
     ):
         known = ("NOERROR", [ADDRESS])
         with told(clusters, host.manager):
-            until("it knows the name", lambda: host.asks(NAME) == known)
+            until(lambda: host.asks(NAME) == known, "it knows the name", passing=LOST)
             restart()
-            until("it has forgotten it", lambda: host.asks(NAME) != known)
+            until(lambda: host.asks(NAME) == host.unknown, "it has forgotten it", passing=LOST)
         with told(clusters, host.manager):
-            until("it knows the name", lambda: host.asks(NAME) == known)
+            until(lambda: host.asks(NAME) == known, "it knows the name", passing=LOST)
             # Without its rules the hook would not let it start.
             rules = FirewallTable((), (), intact=True)
             firewall.create(clusters.libvirt, rules)
             hook.create(clusters.libvirt, HOOK)
             try:
                 restart()
-                until("it knows the name again", lambda: host.asks(NAME) == known)
+                until(lambda: host.asks(NAME) == known, "it knows the name again", passing=LOST)
                 assert host.asks(ADDRESS) == ("NOERROR", [f"{NAME}."])
                 assert not Path(LOG).exists()
             finally:

@@ -6,13 +6,14 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
+from tests.waiting import COMES_WITHIN, STARTS_WITHIN, until
 
 from ai_how.host import agent
 from ai_how.host.libvirt import Libvirt
@@ -20,8 +21,6 @@ from ai_how.images import build_micro_image
 
 NETWORK, BRIDGE, GATEWAY = "micro-network", "br-micro", "10.66.6.1"
 RESERVED_MAC, SERIAL_MAC, PLAIN_MAC = "52:54:00:66:06:02", "52:54:00:66:06:03", "52:54:00:66:06:04"
-#: Emulated CPUs, shared with other tests: how quick a guest is, is for the bench to say.
-BOOT, ANSWER, GONE = 300.0, 120.0, 120.0
 
 NETWORK_XML = f"""
 <network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>
@@ -56,17 +55,6 @@ def domain_xml(name: str, mac: str, disk: Path, log: Path, serial: str) -> str:
 """
 
 
-def wait_for(what: str, seconds: float, look: Callable[[], Any]) -> Any:
-    """What `look` gives as soon as it is something."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.1)
-    pytest.fail(f"no {what} within {seconds:g} s", pytrace=False)
-
-
 @dataclass(frozen=True)
 class Guest:
     host: Libvirt
@@ -77,28 +65,30 @@ class Guest:
 
     def report(self) -> dict[str, str]:
         """The line on the console, as the host reads it."""
-        found = wait_for(
-            f"report of {self.domain.name()}",
-            BOOT,
+        found = until(
             lambda: re.search(r"^AI-HOW (\S.*?)\r?$", self.log.read_text(errors="replace"), re.MULTILINE),
+            f"the report of {self.domain.name()}",
+            STARTS_WITHIN,
         )
         return dict(field.split("=", 1) for field in found.group(1).split())
 
     def lease(self) -> dict[str, Any]:
         """Its lease as libvirt has it."""
-        leases: list[dict[str, Any]] = wait_for(
-            f"lease of {self.mac}", BOOT, lambda: [x for x in self.network.DHCPLeases() if x["mac"] == self.mac]
+        leases: list[dict[str, Any]] = until(
+            lambda: [x for x in self.network.DHCPLeases() if x["mac"] == self.mac],
+            f"the lease of {self.mac}",
+            STARTS_WITHIN,
         )
         return leases[0]
 
     def run(self, *argv: str) -> tuple[int, str]:
         """Exit code and output of a command inside, once the agent answers."""
         self.wait_for_agent()
-        ran = agent.run(self.host, self.domain.name(), argv, ANSWER)
+        ran = agent.run(self.host, self.domain.name(), argv, COMES_WITHIN)
         return ran.code, ran.stdout + ran.stderr
 
     def wait_for_agent(self) -> None:
-        wait_for(f"agent of {self.domain.name()}", ANSWER, lambda: agent.answers(self.host, self.domain.name()))
+        until(lambda: agent.answers(self.host, self.domain.name()), f"the agent of {self.domain.name()}")
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +186,7 @@ def test_serial_console_has_a_shell(guests: dict[str, Guest]) -> None:
     handle = os.open(pty.group(1), os.O_RDWR | os.O_NOCTTY)
     try:
         os.write(handle, b"\necho answer=$((6 * 7))\n")
-        wait_for("answer of the shell", ANSWER, lambda: "answer=42" in guest.log.read_text(errors="replace"))
+        until(lambda: "answer=42" in guest.log.read_text(errors="replace"), "the shell's answer")
     finally:
         os.close(handle)
 
@@ -206,9 +196,9 @@ def test_renewal_changes_nothing_and_is_not_reported_twice(guests: dict[str, Gue
     guest.report()
     before = guest.run("ip", "-4", "addr", "show", "eth0")
     expires = guest.lease()["expirytime"]
-    wait_for("second after the lease", 5, lambda: time.time() > expires - 3600 + 1)
+    until(lambda: time.time() > expires - 3600 + 1, "the second after the lease")
     guest.run("killall", "-USR1", "udhcpc")
-    wait_for("renewed lease", ANSWER, lambda: guest.lease()["expirytime"] > expires)
+    until(lambda: guest.lease()["expirytime"] > expires, "the renewed lease")
     assert guest.run("ip", "-4", "addr", "show", "eth0") == before
     assert guest.log.read_text(errors="replace").count("AI-HOW node=") == 1
 
@@ -225,7 +215,7 @@ def test_shutdown_ends_the_guest_within_seconds(guests: dict[str, Guest], name: 
     guest = guests[name]
     guest.wait_for_agent()
     guest.domain.shutdownFlags(how)
-    wait_for(f"end of {name}", GONE, lambda: name not in _running(guest))
+    until(lambda: name not in _running(guest), f"the end of {name}")
     assert guests["reserved"].domain.isActive(), "one that was not told to go is gone too"
 
 

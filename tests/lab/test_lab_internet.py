@@ -11,8 +11,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from tests.lab.consul_agent import DEADLINE, until
+from tests.waiting import COMES_WITHIN, until
 
+from ai_how.host import links
 from ai_how.lab import Internet, Lab
 
 NETWORK = """
@@ -28,16 +29,14 @@ link set machine-port master br-behind up
 -n machine addr add 10.9.7.10/24 dev eth0
 -n machine route add default via 10.9.7.1
 """
-#: The state of its port on the bridge: 3 is forwarding (linux/if_bridge.h).
-FORWARDING = Path("/sys/class/net/machine-port/brport/state")
 
 
 def output(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=2 * DEADLINE, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=2 * COMES_WITHIN, check=False)
     return done.stdout + done.stderr
 
 
-def fetch(url: str, within: float = DEADLINE) -> list[str]:
+def fetch(url: str, within: float = COMES_WITHIN) -> list[str]:
     return ["curl", "--silent", "--show-error", "--max-time", f"{within:g}", url]
 
 
@@ -75,7 +74,7 @@ def test_a_private_address_gets_no_reply_unless_masqueraded(internet: Internet, 
 def test_a_lab_without_internet_reaches_nothing(nested_lab: Callable[..., Lab], internet: Internet) -> None:
     closed, opened = nested_lab(), nested_lab(internet=True)
     for host in (*internet.resolvers, internet.web):
-        until(lambda: opened.run(reach(host)).returncode == 0)  # noqa: B023
+        until(lambda: opened.run(reach(host)).returncode == 0, "the way there")  # noqa: B023
         assert closed.run(reach(host)).returncode != 0
     assert closed.run(["getent", "hosts", internet.name]).returncode != 0
 
@@ -94,7 +93,7 @@ def answer(resolver: IPv4Address, name: str, *, kind: int) -> tuple[str, int]:
             replies.append(asking.recv(512))
             return replies
 
-        until(answered)
+        until(answered, f"{resolver} answers", passing=(TimeoutError,))
     _, flags, _, records, _, _ = struct.unpack(">6H", replies[0][:12])
     code = {0: "NOERROR", 3: "NXDOMAIN", 5: "REFUSED"}.get(flags & 15, str(flags & 15))
     return code, records
@@ -112,7 +111,7 @@ def machine_behind(forward: str) -> Iterator[None]:
         subprocess.run(["virsh", "net-create", network], check=True, capture_output=True)
         for line in MACHINE.strip().splitlines():
             subprocess.run(["ip", *line.split()], check=True, capture_output=True)
-        until(lambda: FORWARDING.read_text() == "3\n")
+        assert links.await_forwarding("machine-port", within=COMES_WITHIN)
         yield
     finally:
         subprocess.run(["ip", "link", "del", "machine-port"], check=False)

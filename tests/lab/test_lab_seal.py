@@ -9,12 +9,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.host_view import HostView, left
+from tests.waiting import COMES_WITHIN, kill
 
 from ai_how.lab import Lab, LabSpec, cache_directory, open_lab
 
@@ -44,7 +44,6 @@ setsid sleep 1000 < /dev/null > /dev/null 2>&1 &
 virsh -q domstate sealed-domain
 exec sleep "$3"
 """
-GONE_DEADLINE = 60.0  # seconds
 
 
 def work_for(seconds: int) -> list[str]:
@@ -101,7 +100,7 @@ def test_killing_process_1_ends_the_lab(look_at_host: Look) -> None:
             assert command.stdout is not None
             assert command.stdout.readline() == "running\n"
             os.kill(lab.pid, signal.SIGKILL)
-            assert command.wait(GONE_DEADLINE) == -signal.SIGKILL
+            assert command.wait(COMES_WITHIN) == -signal.SIGKILL
     assert left(before) == []
 
 
@@ -144,8 +143,5 @@ def remove_what_was_left() -> None:
     Path("/var/lib/libvirt/left").unlink(missing_ok=True)
     pid_file = Path("/run/left.pid")
     if pid_file.exists():
-        os.kill(pid := int(pid_file.read_text()), signal.SIGKILL)
-        deadline = time.monotonic() + GONE_DEADLINE
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        kill(int(pid_file.read_text()))
         pid_file.unlink()

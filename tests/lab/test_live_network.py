@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.consul_agent import DEADLINE, until
+from tests.waiting import COMES_WITHIN, until, until_ended
 
 from ai_how import lab
 from ai_how.compile.cluster import compile_network
@@ -107,7 +107,7 @@ class Live:
 
     def assert_says(self, wanted: Mapping[str, list[str]]) -> None:
         """The gateway says that of these names. Its server reads what it was told a moment after it was."""
-        until(lambda: self.asks(*wanted) == [*wanted.values()])
+        until(lambda: self.asks(*wanted) == [*wanted.values()], f"the gateway says {wanted}")
 
     def assert_names(self, *nodes: Reservation) -> None:
         """Each of `nodes` has its name."""
@@ -128,7 +128,7 @@ class Live:
 
 def machine(mac: str) -> AbstractContextManager[Endpoint]:
     """One on the network, with its lease."""
-    return endpoint(BRIDGE, mac, within=DEADLINE)
+    return endpoint(BRIDGE, mac, within=COMES_WITHIN)
 
 
 @contextlib.contextmanager
@@ -164,8 +164,7 @@ def link() -> str:
 def restart_libvirtd() -> None:
     pid = int(Path("/run/libvirtd.pid").read_text())
     os.kill(pid, 15)
-    while Path(f"/proc/{pid}").exists():
-        time.sleep(0.02)
+    until_ended(pid)
     subprocess.run(["libvirtd", "--daemon"], check=True)
     subprocess.run(["virsh", "-q", "net-list"], check=True, capture_output=True)
 
@@ -354,7 +353,8 @@ def test_mode_servers_and_what_lets_in_change_under_running_nodes(live: Live, in
     # A server where nobody is, then the other one that answers.
     live.become(*compiled(3, dns_servers=["10.80.0.1", "203.0.113.77"]))
     live.assert_true()
-    until(lambda: live.asks(internet.name, within=2.0) == [None])
+    # A busy machine may lose one answer, and not three in a row.
+    until(lambda: live.asks(*[internet.name] * 3, within=2.0) == [None] * 3, "the dead server is asked")
     live.become(*compiled(3, dns_servers=["10.80.0.1", str(internet.resolvers[-1])]))
     live.assert_true()
     live.assert_says(web)

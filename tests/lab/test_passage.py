@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.fetched import FIREWALLD, fetched
+from tests.waiting import until
 
 from ai_how.errors import HostError
 from ai_how.host import memory
@@ -75,13 +75,6 @@ class Host:
         ran = self.lab.run(["bash", "-ec", f"PATH=/run/passage-scene:$PATH\n{script}"], timeout=DEADLINE)
         assert ran.returncode == 0, f"{script}: {ran.stdout}{ran.stderr}"
         return ran.stdout
-
-    @staticmethod
-    def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + DEADLINE
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come about"
-            time.sleep(0.1)
 
     def works(self) -> set[str]:
         """What works of all that is tried."""
@@ -193,8 +186,7 @@ def test_nodes_reach_all_they_should_on_a_host_with_firewalld_also_after_its_rel
     host.assert_works(ALL)
     assert host.do("look")["obstacles"] == []
     host.sh("firewall-cmd --reload")
-    # libvirt hears of it and puts its rules back.
-    host.wait(lambda: host.works() == ALL)
+    until(lambda: host.works() == ALL, "libvirt hears of it and puts its rules back", DEADLINE)
     assert host.sh("firewall-cmd --get-active-zones") == zones
     assert host.do("look")["obstacles"] == []
 

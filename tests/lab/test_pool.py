@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
-from tests.lab.consul_agent import until
+from tests.waiting import until
 
 from ai_how.host.libvirt import Handle, Libvirt
 from ai_how.providers import pool as pools
@@ -56,7 +56,7 @@ def busy(libvirt: Libvirt, may: Path) -> Iterator[tuple[Pool, Handle]]:
     handle = libvirt.connection.storagePoolLookupByName(pool.name)
     clone = ["virsh", "vol-clone", "--pool", pool.name, source.name, copy.name]
     with subprocess.Popen(clone, stdout=subprocess.DEVNULL) as asker:
-        until(lambda: "asynchronous jobs" in refusal(libvirt, handle))
+        until(lambda: "asynchronous jobs" in refusal(libvirt, handle), "libvirt copies")
         asker.kill()
     yield pool, handle
     may.touch()

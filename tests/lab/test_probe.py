@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.config.terms import Protocol
 from ai_how.errors import AiHowError, CommandFailed, HostError, NotReady
@@ -34,8 +33,6 @@ from ai_how.spec.policy import Port
 
 BRIDGE, GATEWAY = "br-probe", IPv4Address("10.9.8.1")
 ALPHA, BETA = "52:54:00:00:08:10", "52:54:00:00:08:11"
-#: Seconds in which what comes has come.
-PATIENCE = 60.0
 NETWORK = f"""
 <network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>probe</name><forward mode='nat'/>
   <bridge name='{BRIDGE}' stp='off' delay='0'/><mtu size='1400'/><domain name='probe.internal' localOnly='yes'/>
@@ -79,14 +76,7 @@ def ports() -> list[str]:
 
 def heard(send: Callable[..., Coroutine[Any, Any, Answer]], *words: Any, **more: Any) -> Answer:
     """What came back, however late: whoever is to answer shares a CPU with others."""
-    return ask(send(*words, within=PATIENCE, **more))
-
-
-def eventually(true: Callable[[], object], within: float = PATIENCE) -> None:
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    return ask(send(*words, within=COMES_WITHIN, **more))
 
 
 def leases() -> str:
@@ -99,7 +89,7 @@ def test_a_node_s_mac_gets_its_address_and_all_that_goes_with_it(alpha: Endpoint
     assert lease.routers == lease.dns == lease.servers == (GATEWAY,)
     assert (lease.host_name, lease.domain, lease.mtu) == ("alpha", "probe.internal", 1400)
     assert "mtu 1400" in alpha.place.run(["ip", "link", "show", LINK])
-    eventually(lambda: "10.9.8.10" in leases())  # dnsmasq's helper writes it down
+    until(lambda: "10.9.8.10" in leases(), "dnsmasq's helper writes it down")
 
 
 def test_the_port_and_the_lease_go_with_the_endpoint(network: None) -> None:
@@ -107,7 +97,7 @@ def test_the_port_and_the_lease_go_with_the_endpoint(network: None) -> None:
         assert ports() == [one.port]
         assert len(one.port) <= 15
     assert ports() == []
-    eventually(lambda: "10.9.8.10" not in leases())  # dnsmasq's helper writes them down
+    until(lambda: "10.9.8.10" not in leases(), "dnsmasq's helper writes its end down")
 
 
 def test_what_a_new_place_sends_at_once_is_forwarded() -> None:
@@ -148,7 +138,7 @@ def test_when_its_process_is_killed_its_port_goes(network: None) -> None:
         assert process.stdout.readline() == "ready\n"
         assert len(ports()) == 1
         os.kill(process.pid, signal.SIGKILL)
-    eventually(lambda: ports() == [])
+    until(lambda: ports() == [], "the end of its port")
 
 
 def test_without_a_bridge_or_a_server_it_says_so(network: None) -> None:
@@ -171,11 +161,15 @@ def test_a_second_dhcp_server_is_noticed(network: None) -> None:
         options = ["--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file=", "--leasefile-ro", "--no-ping"]
         served = f"--dhcp-range=10.9.8.150,10.9.8.160,255.255.255.0,{60 * 60}"
         rogue = place.at(subprocess.Popen, ["dnsmasq", "--keep-in-foreground", "--log-facility=-", *options, served])
+        servers: set[IPv4Address] = set()
+
+        def both() -> bool:
+            with endpoint(BRIDGE, ALPHA, name="alpha") as one:
+                servers.update(one.lease.servers)
+            return len(servers) == 2
+
         try:
-            deadline, servers = time.monotonic() + PATIENCE, set[IPv4Address]()
-            while len(servers) < 2 and time.monotonic() < deadline:
-                with contextlib.suppress(AiHowError), endpoint(BRIDGE, ALPHA, name="alpha") as one:
-                    servers |= set(one.lease.servers)
+            until(both, "offers of both", passing=(AiHowError,))
         finally:
             rogue.terminate()
             rogue.wait()
@@ -234,7 +228,7 @@ def test_a_tap_sees_what_arrives_and_only_that(alpha: Endpoint, beta: Endpoint) 
         lie = ask(forged(alpha.place, IPv4Address("10.9.8.77"), beta.ip))
         refused = heard(tcp, alpha.place, beta.ip, 7999)
         for each in (sent, lie, refused):
-            eventually(lambda: there.saw(each.token))  # noqa: B023
+            until(lambda: there.saw(each.token), "it is seen")  # noqa: B023
         assert not there.saw(b"ai-how probe nothing")
         assert not here_.saw(lie.token)
 
@@ -283,7 +277,8 @@ def test_what_is_too_large_for_the_way_is_told_with_what_arrives(alpha: Endpoint
 
     assert tried(1400)[0] is Result.PASSED
     subprocess.run(["ip", "link", "set", beta.port, "mtu", "1300"], check=True)
-    eventually(lambda: tried(1400) == (Result.FAILED, "no reply in 1 s; one of 1280 bytes arrives"))
+    arrives = "no reply in 1 s; one of 1280 bytes arrives"
+    until(lambda: tried(1400) == (Result.FAILED, arrives), "a smaller one arrives")
     subprocess.run(["ip", "link", "set", beta.port, "down"], check=True)
     result, said = tried(1400)
     assert result is Result.FAILED

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 from tests.lab.naming import Up, cluster, counting, up
-from tests.lab.resolvers import HOSTS, Host, getent, resolving_by, told, until
+from tests.lab.resolvers import HOSTS, LOST, Host, getent, resolving_by, told
+from tests.waiting import until
 
 from ai_how.config.terms import HostResolver
 from ai_how.errors import HostError
@@ -45,7 +46,11 @@ KNOWN = {
 
 def until_known(resolving: Host) -> None:
     """Some start anew when they are told, and some ask on a bridge only when its port has a carrier."""
-    until("it knows the names", lambda: all(resolving.asks(name) == ("NOERROR", [KNOWN[name]]) for name in KNOWN))
+    until(
+        lambda: all(resolving.asks(name) == ("NOERROR", [KNOWN[name]]) for name in KNOWN),
+        "it knows the names",
+        passing=LOST,
+    )
 
 
 def test_its_resolver_is_recognised(resolving: Host) -> None:
@@ -73,8 +78,12 @@ def test_host_resolves_names_and_addresses_of_all_clusters_that_share_them(
         assert getent(internet.name) == [str(internet.web), internet.name]
         assert routes.observe(pair.libvirt, "") == want
     assert routes.observe(pair.libvirt, "") == []
-    until("it has forgotten them", lambda: all(resolving.asks(name)[1] != [KNOWN[name]] for name in KNOWN))
-    until("it answers again", lambda: resolving.asks(internet.name) == web)
+    until(
+        lambda: all(resolving.asks(name) == resolving.unknown for name in KNOWN), "it has forgotten them", passing=LOST
+    )
+    until(lambda: resolving.asks(internet.name) == web, "it answers again", passing=LOST)
+    for name, address in KNOWN.items():
+        assert resolving.asks(name)[1] != [address]
 
 
 def test_unknown_names_of_our_zones_are_denied_and_asked_of_nobody_outside(
@@ -108,16 +117,24 @@ def test_a_cluster_that_comes_goes_or_changes_leaves_the_others_known(resolving:
     with told(pair, resolving.manager) as (first, second):
         routes.remove(pair.libvirt, second)
         assert routes.observe(pair.libvirt, "") == [first]
-        until("the first answers", lambda: resolving.asks("10.81.0.2")[1] == ["host-a-controller.host-a.internal."])
-        known = ["10.82.0.66"]
-        until("it has forgotten it", lambda: resolving.asks("host-b-controller.host-b.internal")[1] != known)
+        until(
+            lambda: resolving.asks("10.81.0.2")[1] == ["host-a-controller.host-a.internal."],
+            "the first answers",
+            passing=LOST,
+        )
+        name = "host-b-controller.host-b.internal"
+        until(lambda: resolving.asks(name) == resolving.unknown, "it has forgotten the second", passing=LOST)
         less = replace(first, zones=tuple(each for each in first.zones if "arpa" not in each))
         routes.change(pair.libvirt, first, less)
         assert routes.observe(pair.libvirt, "") == [less]
         routes.change(pair.libvirt, less, first)
         routes.create(pair.libvirt, second)
         assert routes.observe(pair.libvirt, "") == [first, second]
-        until("the second answers", lambda: resolving.asks("10.82.0.66")[1] == ["host-b-controller.host-b.internal."])
+        until(
+            lambda: resolving.asks("10.82.0.66")[1] == ["host-b-controller.host-b.internal."],
+            "the second answers",
+            passing=LOST,
+        )
 
 
 def test_done_twice_is_done_once(resolving: Host, pair: Up) -> None:

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 from tests.lab.naming import Up, cluster, up
-from tests.lab.resolvers import DEADLINE, Host, resolving_by, succeeds, told, until
+from tests.lab.resolvers import LOST, Host, resolving_by, succeeds, told
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.host import memory
 from ai_how.host import resolver as host
@@ -41,14 +42,14 @@ def recreate(pair: Up, name: str) -> None:
 
 def test_a_route_that_was_lost_with_its_bridge_is_a_difference_and_is_made_again(resolving: Host, pair: Up) -> None:
     with told(pair, resolving.manager) as want:
-        until("it knows the name", lambda: resolving.asks(NAME)[1] == [ADDRESS])
+        until(lambda: resolving.asks(NAME)[1] == [ADDRESS], "it knows the name", passing=LOST)
         recreate(pair, "link-a")
         seen = routes.observe(pair.libvirt, "")
         assert seen == [replace(want[0], zones=()), want[1]]
-        until("it has forgotten it", lambda: resolving.asks(NAME)[1] != [ADDRESS])
+        until(lambda: resolving.asks(NAME) == resolving.unknown, "it has forgotten it", passing=LOST)
         routes.change(pair.libvirt, seen[0], want[0])
         assert routes.observe(pair.libvirt, "") == want
-        until("it is known again", lambda: resolving.asks(NAME)[1] == [ADDRESS])
+        until(lambda: resolving.asks(NAME)[1] == [ADDRESS], "it knows it again", passing=LOST)
 
 
 def test_a_network_that_is_stopped_is_no_difference_for_it_comes_back_by_the_hook(resolving: Host, pair: Up) -> None:
@@ -114,19 +115,19 @@ def test_networkmanager_beside_it_leaves_alone_what_it_was_told_of_our_bridges(r
     subprocess.run(["ip", "link", "add", "vpn-a", "type", "veth", "peer", "name", "vpn-b"], check=True)
     subprocess.run(["ip", "link", "set", "vpn-b", "up"], check=True)
     try:
-        until("it knows the link", lambda: succeeds("nmcli", "device", "show", "vpn-a"))
-        until("it has seen the bridge", lambda: "br-link-a:bridge:connected" in said("nmcli", "--terse", "device"))
+        until(lambda: succeeds("nmcli", "device", "show", "vpn-a"), "it knows the link")
+        until(lambda: "br-link-a:bridge:connected" in said("nmcli", "--terse", "device"), "it has seen the bridge")
         said("nmcli", "connection", "add", *made.split())
         with told(pair, resolving.manager) as want:
             for what, servers in (("up", ("192.0.2.1",)), ("down", ())):
-                said("nmcli", "--wait", f"{DEADLINE:.0f}", "connection", what, "vpn")
-                until("systemd-resolved was told", lambda: host.links()["vpn-a"].servers == servers)  # noqa: B023
+                said("nmcli", "--wait", f"{COMES_WITHIN:.0f}", "connection", what, "vpn")
+                until(lambda: host.links()["vpn-a"].servers == servers, "systemd-resolved was told")  # noqa: B023
                 assert routes.observe(pair.libvirt, "") == want
                 said("ip", "link", "set", "of-link-b", "nomaster")  # a machine stops
-            until("it knows the name", lambda: resolving.asks(NAME)[1] == [ADDRESS])
+            until(lambda: resolving.asks(NAME)[1] == [ADDRESS], "it knows the name", passing=LOST)
     finally:
         subprocess.run(["ip", "link", "del", "vpn-a"], check=True)
 
 
 def said(*argv: str) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=2 * DEADLINE).stdout
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=2 * COMES_WITHIN).stdout

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from tests.waiting import STARTS_WITHIN, until
 
 from ai_how.lab import Lab, LabSpec, open_lab
 
@@ -61,10 +61,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             for words in verbs:
                 path = [str(folder / name)] if len(words) == 1 else []
                 lab.run(["virsh", "-q", *words, *path], check=True)
-        deadline = time.monotonic() + 300
-        while "10.77.78." not in shell(lab, f"virsh -q net-dhcp-leases {NETWORK}"):
-            assert time.monotonic() < deadline, "the firmware takes no lease"
-            time.sleep(0.1)
+        leases = f"virsh -q net-dhcp-leases {NETWORK}"
+        until(lambda: "10.77.78." in shell(lab, leases), "the firmware's lease", STARTS_WITHIN)
         yield lab
 
 
@@ -103,7 +101,8 @@ def test_documented_calls_find_a_healthy_host_healthy(
 def test_what_is_wrong_is_named_alike_with_and_without_our_environment(
     python: tuple[str, ...], ask: Ask, home: Lab
 ) -> None:
-    shell(home, f"kill -STOP $(cat {SERVER}); until grep -q '^State:.T' /proc/$(cat {SERVER})/status; do :; done")
+    stopped = f"grep -q '^State:.T' /proc/$(cat {SERVER})/status"
+    shell(home, f"kill -STOP $(cat {SERVER}); until {stopped}; do sleep 0.02; done")
     try:
         for words in ((), ("dnsmasq",), ("network", NETWORK), ("vm", MACHINE)):
             ended = ask(*words, python=python)

@@ -10,12 +10,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 
 import pytest
+from tests.waiting import until
 
 from ai_how.cli.duration import seconds
 from ai_how.engine import guard, guardian, pending
@@ -132,6 +134,21 @@ def run(order: Order, *words: str, close: bool = True) -> int:
     return write
 
 
+@contextmanager
+def beside(task: Callable[..., None], *words: object) -> Iterator[None]:
+    """Somebody in a thread, who has come to an end when the block has."""
+    thread = threading.Thread(target=task, args=words, daemon=True)
+    thread.start()
+    yield
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def met() -> socket.socket:
+    """The guard of ALONE, as soon as it is there."""
+    return until(lambda: rendezvous.meet(guard.name_of(ALONE.uri, ALONE.cluster), within=60), "the guard")
+
+
 def test_a_change_that_is_withdrawn_is_not_undone(undone: list[str]) -> None:
     run(ALONE, Word.WITHDRAWN)
     assert undone == []
@@ -208,27 +225,22 @@ def test_who_comes_while_the_change_is_being_made_cannot_decide(undone: list[str
     said: list[str] = []
 
     def visit() -> None:
-        name = guard.name_of(ALONE.uri, ALONE.cluster)
-        while (met := rendezvous.meet(name, within=5)) is None:
-            time.sleep(0.01)
-        met.close()
         try:
-            pending.confirm(ALONE.uri, ALONE.cluster, Path("/nowhere"))
-        except NotReady as error:
-            said.append(str(error))
-        # Who has not the sense to ask first is not heard either.
-        with rendezvous.meet(name, within=5) or socket.socket() as bold:
-            rendezvous.hear(bold)
-            rendezvous.say(bold, Word.CONFIRM)
-            said.append(str(rendezvous.hear(bold)))
-        os.close(write)
+            met().close()
+            with pytest.raises(NotReady) as refused:
+                pending.confirm(ALONE.uri, ALONE.cluster, Path("/nowhere"))
+            said.append(str(refused.value))
+            # Who has not the sense to ask first is not heard either.
+            with met() as bold:
+                rendezvous.hear(bold)
+                rendezvous.say(bold, Word.CONFIRM)
+                said.append(str(rendezvous.hear(bold)))
+        finally:
+            os.close(write)  # so ends the guard
 
     read, write = os.pipe()
-    visitor = threading.Thread(target=visit)
-    visitor.start()
-    with rendezvous.listen(guard.name_of(ALONE.uri, ALONE.cluster)) as server:
+    with beside(visit), rendezvous.listen(guard.name_of(ALONE.uri, ALONE.cluster)) as server:
         Guardian(ALONE, server, read).run()
-    visitor.join(10)
     os.close(read)
     assert said == [f"the change of {ALONE.cluster} cannot be decided on yet: up is still at work on it", "None"]
     assert undone == ["up ended before the change was complete"]
@@ -245,15 +257,10 @@ def test_nonsense_from_whoever_has_a_guards_name_is_an_error_that_a_terminal_can
                 met.send(answer)
 
     with rendezvous.listen(guard.name_of(ALONE.uri, ALONE.cluster)) as server:
-        posing = threading.Thread(target=pose, args=(server,))
-        posing.start()
-        with pytest.raises((HostError, NotReady)) as caught:
+        with beside(pose, server), pytest.raises((HostError, NotReady)) as caught:
             pending.confirm(ALONE.uri, ALONE.cluster, Path("/nowhere"))
-        posing.join(10)
-        posing = threading.Thread(target=pose, args=(server,))
-        posing.start()
-        found = pending.pending(ALONE.uri, ALONE.cluster)
-        posing.join(10)
+        with beside(pose, server):
+            found = pending.pending(ALONE.uri, ALONE.cluster)
     assert str(caught.value).replace("\n", " ").isprintable()
     assert found is not None
     assert found.why == "[2Jno"
@@ -263,7 +270,6 @@ def test_nonsense_from_whoever_has_a_guards_name_is_an_error_that_a_terminal_can
 def test_nonsense_from_a_visitor_changes_nothing(
     nonsense: bytes, undone: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = guard.name_of(ALONE.uri, ALONE.cluster)
     phases: list[Phase] = []
     left = threading.Event()
     # Time passes when the visitor has left, however long that takes on a busy machine.
@@ -271,21 +277,17 @@ def test_nonsense_from_a_visitor_changes_nothing(
 
     def visit() -> None:
         try:
-            while (met := rendezvous.meet(name, within=60)) is None:
-                time.sleep(0.01)
-            with met:
-                rendezvous.hear(met)
-                met.send(nonsense)
-                assert met.recv(100) == b""
+            with met() as visited:
+                rendezvous.hear(visited)
+                visited.send(nonsense)
+                assert visited.recv(100) == b""
             found = pending.pending(ALONE.uri, ALONE.cluster)
             assert found is not None
             phases.append(found.phase)
         finally:
             left.set()
 
-    visitor = threading.Thread(target=visit)
-    visitor.start()
-    run(ALONE, Word.APPLIED)
-    visitor.join()
+    with beside(visit):
+        run(ALONE, Word.APPLIED)
     assert phases == [Phase.WAITING]
     assert undone == ["it was not confirmed within 0.6 s"]

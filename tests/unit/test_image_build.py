@@ -115,12 +115,13 @@ def test_second_builder_waits_for_the_first(cache: Path, tmp_path: Path) -> None
     path = tmp_path / "micro.qcow2"
     with (cache / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        second = threading.Thread(target=build_micro_image, args=(path,), kwargs={"cache": cache})
+        second = threading.Thread(target=build_micro_image, args=(path,), kwargs={"cache": cache}, daemon=True)
         second.start()
         second.join(0.3)
         assert second.is_alive()
         assert not path.exists()
-    second.join()
+    second.join(60)
+    assert not second.is_alive()
     assert path.read_bytes() == CONTENT
 
 

@@ -7,13 +7,13 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from tests.lab.clusters.proof import Scene
 from tests.lab.firewall_scene import forget_neighbours
+from tests.waiting import kill, stop
 
 from ai_how.host import memory, nftables
 from ai_how.probe.endpoint import LINK, attached
@@ -117,7 +117,7 @@ def hung(network: str) -> Breaks:
 
     @contextmanager
     def broken(_scene: Scene) -> Iterator[None]:
-        os.kill(_pid(network), signal.SIGSTOP)
+        stop(_pid(network))
         try:
             yield
         finally:
@@ -131,10 +131,7 @@ def dead(network: str) -> Breaks:
 
     @contextmanager
     def broken(scene: Scene) -> Iterator[None]:
-        pid = _pid(network)
-        os.kill(pid, signal.SIGKILL)
-        while Path(f"/proc/{pid}").exists():
-            time.sleep(0.01)
+        kill(_pid(network))
         try:
             yield
         finally:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.host_view import define_everything_once, left
+from tests.host_view import define_everything_once, left, without_pid_files
 from tests.lab.loaded import Loaded
+from tests.waiting import until
 
 from ai_how.engine import cluster as engine
 from ai_how.host import agent
@@ -28,17 +28,6 @@ Ran = subprocess.CompletedProcess[str]
 #: Seconds in which one command has ended, on a busy machine; the longest waits for the leases of emulated machines.
 COMMAND_DEADLINE = 600.0
 AGENT_DEADLINE = 120.0
-
-#: Seconds in which what must come has come, on a busy machine: whoever waits for it goes on as soon as it is there.
-COMES_WITHIN = 120.0
-
-
-def until(holds: Callable[[], object], what: str, within: float = COMES_WITHIN) -> None:
-    """Wait for a condition; fail where it does not come."""
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, f"it does not come within {within:g} s: {what}"
-        time.sleep(0.05)
 
 
 def answers(in_guest: Callable[..., Ran], node: str, target: str) -> bool:
@@ -205,11 +194,11 @@ def refused(
     own = re.compile("fe80::|ff00::|anycast")  # the kernel's own addresses of every link come a moment later, too
 
     def look() -> dict[str, list[str]]:
-        """Without these, and without the PID files of dnsmasq, which libvirt leaves to the next start."""
-        view = look_at_host()
+        """Without these."""
+        view = without_pid_files(look_at_host())
         for part in ("links", "addresses", "routes", "routes (IPv6)"):
             view[part] = [moving.sub("", line) for line in view[part] if not own.search(line)]
-        return view | {"files": [line for line in view["files"] if "/run/libvirt/network/" not in line]}
+        return view
 
     def call(code: int, *words: object, **environment: str) -> str:
         host, files = look(), sorted(folder.iterdir())

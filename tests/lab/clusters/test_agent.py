@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.lab.clusters.conftest import until
+from tests.waiting import until
 
 from ai_how.errors import CommandFailed, LibvirtError
 from ai_how.host import agent
@@ -118,14 +118,16 @@ flaps=/sys/class/net/eth0/carrier_changes; before=$(cat $flaps); pid=$(pidof qem
 def test_an_agent_that_hangs_is_given_up(libvirt: Libvirt, virsh: Callable[..., str]) -> None:
     tap = virsh("domiflist", NODE).split()[0]
     assert agent.run(libvirt, NODE, ["/bin/sh", "-c", HANG]).code == 0
-    virsh("domif-setlink", NODE, tap, "down")
-    until(lambda: not agent.answers(libvirt, NODE), "the agent hangs")
-    begin = time.monotonic()
-    with pytest.raises(agent.NoAgent, match=r"not responding"):
-        agent.links(libvirt, NODE)
-    assert time.monotonic() - begin < GIVEN_UP
-    virsh("domif-setlink", NODE, tap, "up")
-    until(lambda: agent.answers(libvirt, NODE), "the agent goes on")
+    try:
+        virsh("domif-setlink", NODE, tap, "down")
+        until(lambda: not agent.answers(libvirt, NODE), "the agent hangs")
+        begin = time.monotonic()
+        with pytest.raises(agent.NoAgent, match=r"not responding"):
+            agent.links(libvirt, NODE)
+        assert time.monotonic() - begin < GIVEN_UP
+    finally:
+        virsh("domif-setlink", NODE, tap, "up")
+        until(lambda: agent.answers(libvirt, NODE), "the agent goes on")
     assert agent.run(libvirt, NODE, ["true"]).code == 0
 
 
@@ -135,7 +137,7 @@ def test_a_machine_that_is_paused_has_no_agent(libvirt: Libvirt, virsh: Callable
         assert not agent.answers(libvirt, NODE)
     finally:
         virsh("resume", NODE)
-    until(lambda: agent.answers(libvirt, NODE), "the agent goes on")
+        until(lambda: agent.answers(libvirt, NODE), "the agent goes on")
 
 
 def test_a_machine_that_is_off_has_no_agent(libvirt: Libvirt, virsh: Callable[..., str]) -> None:

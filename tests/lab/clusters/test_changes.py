@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from pycdlib import PyCdlib
-from tests.lab.clusters.conftest import COMES_WITHIN, until
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.probe.dhcp import take_lease
 from ai_how.probe.endpoint import LINK, attached

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.host_view import left
-from tests.lab.clusters.conftest import COMES_WITHIN, until
+from tests.host_view import left, without_pid_files
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.config.load import load_mapping
 from ai_how.engine import cluster as engine
@@ -285,9 +285,7 @@ def test_a_first_up_that_is_not_confirmed_leaves_no_cluster(
     folder: Path,
 ) -> None:
     def look_around() -> dict[str, list[str]]:
-        view = look_at_host()
-        # libvirt leaves the PID files of stopped networks.
-        return view | {"files": [each for each in view["files"] if not each.startswith("/run/libvirt/network/")]}
+        return without_pid_files(look_at_host())
 
     host = look_around()
     path = write(nodes=1, **PAIR)
@@ -295,7 +293,6 @@ def test_a_first_up_that_is_not_confirmed_leaves_no_cluster(
     assert [each.running for each in look("pair").domains] == [True]
     until_nobody_guards()
     assert look("pair").resources == ()
-    # libvirt leaves the PID files of stopped networks.
     assert left(host, look_around) == []
     ran = ai_how("confirm", "pair")
     assert ran.returncode == 1

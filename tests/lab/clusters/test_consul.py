@@ -7,14 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.clusters.conftest import COMES_WITHIN
-from tests.lab.consul_agent import Agent, agent, until
+from tests.lab.consul_agent import Agent, agent
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.host import memory
 from ai_how.lab import INTERNET
@@ -39,8 +40,8 @@ PORT = 7022
 
 #: Seconds within which a node that stops is gone from the answers, with the interval and timeout of the defaults.
 GONE_WITHIN = 10.0
-#: So many times longer a busy machine may take for what it has seconds for.
-BUSY = 6
+#: So often it is tried: a busy machine may have had others to serve just then.
+TRIES = 5
 #: Seconds that a client has for an answer (resolv.conf(5)): what asks longer counts as stuck.
 PATIENCE = 5.0
 
@@ -125,9 +126,9 @@ def test_nodes_are_found_by_service_tag_and_port_and_all_other_names_as_ever(
         assert str(controller.ip) == ADDRESSES[CONTROLLER]
         assert question(controller, SERVICE).code == "NXDOMAIN"  # nobody has passed the check
         responder.listen(controller.place, PORT)
-        until(lambda: addresses(compute) == {ADDRESSES[CONTROLLER]})
+        until(lambda: addresses(compute) == {ADDRESSES[CONTROLLER]}, "the controller is found")
         responder.listen(compute.place, PORT)
-        until(lambda: addresses(compute) == set(ADDRESSES.values()))
+        until(lambda: addresses(compute) == set(ADDRESSES.values()), "both are found")
         assert addresses(controller) == set(ADDRESSES.values())
 
         assert addresses(controller, f"gpu.{SERVICE}") == set(ADDRESSES.values())
@@ -151,14 +152,20 @@ def test_a_node_that_stops_is_gone_from_the_answers_in_under_ten_seconds(
     consul: Agent, ai_how: AiHow, virsh: Virsh, found: Callable[..., Path]
 ) -> None:
     ok(ai_how("up", found(), "--no-start", "--no-wait"))
-    # The last that went well may have been at the very end.
+    # The last check that went well may have been at the very end.
     assert Check().interval + 2 * Check().timeout < GONE_WITHIN
+    took: list[float] = []
     with node(virsh, CONTROLLER) as controller, node(virsh, COMPUTE) as compute, Responder() as responder:
         responder.listen(controller.place, PORT)
         responder.listen(compute.place, PORT)
-        until(lambda: addresses(controller) == set(ADDRESSES.values()))
-        compute.place.run(["ip", "link", "set", "eth0", "down"])  # no reset, no goodbye: it is just silent
-        until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]}, BUSY * GONE_WITHIN)
+        while not took or (min(took) >= GONE_WITHIN and len(took) < TRIES):
+            compute.place.run(["ip", "link", "set", "eth0", "up"])
+            until(lambda: addresses(controller) == set(ADDRESSES.values()), "both are found")
+            begin = time.monotonic()
+            compute.place.run(["ip", "link", "set", "eth0", "down"])  # no reset, no goodbye: it is just silent
+            until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]}, "the silent one is gone")
+            took.append(time.monotonic() - begin)
+    assert min(took) < GONE_WITHIN
     ok(ai_how("destroy", "tried", "--yes"))
 
 
@@ -170,10 +177,10 @@ def test_down_takes_the_names_from_the_answers_and_up_gives_them_back(
         ok(ai_how("up", path, "--no-start", "--no-wait"))
         with node(virsh, CONTROLLER) as controller, Responder() as responder:
             responder.listen(controller.place, PORT)
-            until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]})
+            until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]}, "it is found")
         ok(ai_how("down", "tried"))
         assert len(registered(consul)) == 2
-        until(lambda: healthy(consul) == [], BUSY * GONE_WITHIN)
+        until(lambda: healthy(consul) == [], "nobody is found")
     ok(ai_how("destroy", "tried", "--yes"))
 
 
@@ -183,9 +190,9 @@ def test_a_change_of_the_service_is_made_live(
     ok(ai_how("up", found(), "--no-start", "--no-wait"))
     with node(virsh, CONTROLLER) as controller, Responder() as responder:
         responder.listen(controller.place, PORT)
-        until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]})
+        until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]}, "it is found")
         ok(ai_how("up", found(service_name="batch", tags=["new"]), "--no-start", "--no-wait"))
-        until(lambda: addresses(controller, "new.batch.service.consul") == {ADDRESSES[CONTROLLER]})
+        until(lambda: addresses(controller, "new.batch.service.consul") == {ADDRESSES[CONTROLLER]}, "the new name")
         assert question(controller, SERVICE).code == "NXDOMAIN"
         said = ok(ai_how("up", found(service_name="batch", tags=["new"]), "--no-start", "--no-wait"))
         assert "registration" not in said
@@ -211,7 +218,7 @@ def test_up_with_a_token_that_may_not_register_is_refused_before_anything_is_cha
     token.chmod(0o600)
     acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": master}}
     with agent(tmp_path_factory.mktemp("consul"), wait=False, acl=acl) as guarded:
-        until(lambda: guarded.call("GET", "/acl/token/self", token=master))
+        until(lambda: guarded.call("GET", "/acl/token/self", token=master), "Consul", passing=(OSError,))
         said = refused(3, "up", found(token_file=str(token)))
     assert f"it does not know the token in {token}" in said
 
@@ -222,19 +229,19 @@ def test_a_token_with_the_documented_rights_is_enough_and_dns_needs_those_of_its
     master = "11111111-2222-3333-4444-555555555555"
     acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": master, "agent": master}}
     with agent(tmp_path_factory.mktemp("consul"), wait=False, acl=acl) as guarded:
-        until(lambda: guarded.call("GET", "/acl/token/self", token=master))
+        until(lambda: guarded.call("GET", "/acl/token/self", token=master), "Consul", passing=(OSError,))
         token = folder / "token"
         token.write_text(allowed(guarded, master, 'service "tried" { policy = "write" }')["SecretID"])
         token.chmod(0o600)
         ok(ai_how("up", found(token_file=str(token)), "--no-start", "--no-wait"))
         with node(virsh, CONTROLLER) as controller, Responder() as responder:
             responder.listen(controller.place, PORT)
-            until(lambda: guarded.call("GET", "/health/service/tried?passing", token=master))
+            until(lambda: guarded.call("GET", "/health/service/tried?passing", token=master), "a check has passed")
             assert question(controller, SERVICE).code == "NXDOMAIN"
             anonymous = {"AccessorID": "00000000-0000-0000-0000-000000000002"}
             rights = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
             allowed(guarded, master, rights, **anonymous)
-            until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]}, COMES_WITHIN)  # what a token may is cached
+            until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]}, "it is found")  # what a token may is cached
         ok(ai_how("destroy", "tried", "--yes"))
         assert guarded.services(master) == {}
 
@@ -278,7 +285,7 @@ def test_up_that_can_do_without_consul_warns_and_a_later_one_catches_up(
             ok(ai_how("up", path, "--no-start", "--no-wait"))
             assert len(registered(consul)) == 2
             responder.listen(controller.place, PORT)
-            until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]})
+            until(lambda: addresses(controller) == {ADDRESSES[CONTROLLER]}, "it is found")
             ok(ai_how("destroy", "tried", "--yes"))
             assert registered(consul) == []
 
@@ -345,7 +352,7 @@ def test_destroy_without_consul_goes_on_and_what_is_left_there_goes_with_the_nex
     said = ok(ai_how("up", other, "--no-start", "--no-wait"))
     assert "nodes of tried are still registered in Consul" in said
     with no_consul_yet() as again:
-        until(lambda: len(registered(again)) == 2)
+        until(lambda: len(registered(again)) == 2, "Consul has read what it knew")
         ok(ai_how("destroy", "other", "--yes"))
         assert registered(again) == []
 
@@ -366,7 +373,7 @@ def test_another_consul_takes_over_from_one_that_is_gone(
         )
         assert len(registered(heir)) == 2
         with no_consul_yet() as again:
-            until(lambda: len(registered(again)) == 2)
+            until(lambda: len(registered(again)) == 2, "Consul has read what it knew")
             ok(ai_how("up", path, "--no-start", "--no-wait"))
             assert registered(again) == []
         ok(ai_how("destroy", "tried", "--yes"))
@@ -390,7 +397,7 @@ def test_up_that_is_killed_leaves_nothing_in_consul_after_the_next_destroy(
     path = found()
     argv = [sys.executable, "-m", "ai_how", "up", str(path), "--no-wait"]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as up:
-        until(lambda: registered(consul))
+        until(lambda: registered(consul), "a registration")
         up.kill()
     ok(ai_how("destroy", "tried", "--yes"))
     assert registered(consul) == []
@@ -423,7 +430,7 @@ def test_a_micro_guest_asks_for_its_nodes_from_inside(
         answer = in_guest(CONTROLLER, "nslookup", SERVICE).stdout
         return all(each in answer for each in ADDRESSES.values())
 
-    until(complete)
+    until(complete, "both are found")
     assert str(GATEWAY) in answer
     virsh("destroy", COMPUTE)
 
@@ -431,7 +438,7 @@ def test_a_micro_guest_asks_for_its_nodes_from_inside(
         answer = in_guest(CONTROLLER, "nslookup", SERVICE).stdout
         return ADDRESSES[CONTROLLER] in answer and ADDRESSES[COMPUTE] not in answer
 
-    until(alone, BUSY * GONE_WITHIN)
+    until(alone, "the one that was stopped is gone")
     ok(ai_how("destroy", "tried", "--yes"))
     assert registered(consul) == []
     assert not (memory.DIRECTORY / "consul.json").exists()

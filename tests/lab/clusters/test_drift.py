@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.lab.clusters.conftest import COMES_WITHIN, COMMAND_DEADLINE, Ran
+from tests.lab.clusters.conftest import COMMAND_DEADLINE, Ran
 from tests.lab.consul_agent import Agent, agent
 from tests.lab.resolvers import resolving_by
+from tests.waiting import COMES_WITHIN
 
 from ai_how.host import memory
 from ai_how.resources.base import Kind

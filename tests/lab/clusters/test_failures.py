@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.lab.clusters.conftest import COMMAND_DEADLINE, until
+from tests.lab.clusters.conftest import COMMAND_DEADLINE
+from tests.waiting import until
 
 Ran = subprocess.CompletedProcess[str]
 AiHow = Callable[..., Ran]

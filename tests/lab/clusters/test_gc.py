@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.host_view import left
+from tests.host_view import left, without_pid_files
 from tests.lab.clusters.conftest import COMMAND_DEADLINE
-from tests.lab.consul_agent import agent, until
+from tests.lab.consul_agent import agent
+from tests.waiting import until
 
 from ai_how.compile.hook import LOG, UNKNOWN
 from ai_how.host import memory
@@ -28,9 +29,6 @@ View = dict[str, list[str]]
 
 DNSMASQ = Path("/var/lib/libvirt/dnsmasq")
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-
-#: What libvirt keeps of networks that it was not asked to forget.
-LIBVIRTS = "/run/libvirt/network/"
 
 #: What moves by itself where a bridge is: its clocks, and a carrier that is noticed a moment later.
 MOVING = re.compile(r"\w+_timer +[\d.]+|NO-CARRIER,|,LOWER_UP| state \w+| linkdown")
@@ -72,7 +70,7 @@ def gc(ai_how: AiHow, folder: Path) -> Callable[..., dict[str, Any]]:
 
 def still(view: View) -> View:
     """Without what moves by itself, and what libvirt keeps."""
-    return {part: [MOVING.sub("", line) for line in lines if LIBVIRTS not in line] for part, lines in view.items()}
+    return {part: [MOVING.sub("", line) for line in lines] for part, lines in without_pid_files(view).items()}
 
 
 def names(leftovers: list[dict[str, Any]]) -> set[str]:
@@ -426,7 +424,7 @@ def test_what_consul_has_of_a_cluster_that_is_gone_goes_and_services_of_others_s
     assert (memory.DIRECTORY / "consul.json").exists()
 
     with agent(where) as consul:
-        until(lambda: len(consul.services()) == 2)
+        until(lambda: len(consul.services()) == 2, "Consul has read what it knew")
         (entry,) = gc()["leftovers"]
         assert (entry["kind"], entry["cluster"]) == ("registration", "tried")
         assert entry["loss"] == "ai-how:tried:tried-controller is deregistered"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.lab.clusters.conftest import COMMAND_DEADLINE
-from tests.lab.clusters.test_interrupts import beginning, read_until
+from tests.lab.clusters.under_way import beginning, read_until
 
 from ai_how.host import memory
 

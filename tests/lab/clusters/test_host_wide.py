@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 from tests.host_view import left
-from tests.lab.clusters.conftest import COMES_WITHIN, COMMAND_DEADLINE
-from tests.lab.clusters.test_interrupts import beginning, read_until
+from tests.lab.clusters.conftest import COMMAND_DEADLINE
+from tests.lab.clusters.under_way import beginning, read_until
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.errors import InUse
 from ai_how.host.lock import host_held
@@ -276,12 +277,20 @@ def test_program_that_a_killed_run_has_started_holds_the_host_until_its_own_end(
         "import sys; from ai_how.host.lock import host_held; from ai_how.host.process import output\n"
         "with host_held(lambda: None): output(['cat', sys.argv[1]], changes_host=True)"
     )
-    with subprocess.Popen([sys.executable, "-c", program, folder / "more"]) as killed:
-        with (folder / "more").open("w"):  # both ends are open: it has started
-            killed.kill()
-            killed.wait()
-            with pytest.raises(InUse), host_held(lambda: None, within=0):
-                pass
+    with subprocess.Popen([sys.executable, "-c", program, folder / "more"]) as killed, ExitStack() as stack:
+        stack.callback(killed.kill)
+
+        def reads() -> bool:
+            assert killed.poll() is None, "it has ended by itself"
+            stack.callback(os.close, os.open(folder / "more", os.O_WRONLY | os.O_NONBLOCK))
+            return True
+
+        until(reads, "the program has started", passing=(OSError,))  # ENXIO, as long as nobody reads (fifo(7))
+        killed.kill()
+        killed.wait()
+        with pytest.raises(InUse), host_held(lambda: None, within=0):
+            pass
+        stack.close()
         with host_held(lambda: None, within=COMES_WITHIN):
             pass
 
@@ -305,10 +314,10 @@ def test_two_clusters_brought_up_at_once_both_have_their_rules(write: Write) -> 
         assert f'"br-at-once-{i}"' in rules.stdout
 
 
-def test_killed_between_table_and_network_leaves_nothing_that_the_next_run_does_not_mend(
+def test_killed_once_its_table_is_there_leaves_nothing_that_the_next_run_does_not_mend(
     write: Write, ai_how: AiHow, clean_host: None
 ) -> None:
-    """The process is killed at the moment its table is there and its network is not."""
+    """The process is killed when its table is there, and its network may be on its way."""
     path = write()
     with beginning("up", path, "--no-start") as process:
         read_until(process, "create firewall")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.lab.clusters.conftest import COMMAND_DEADLINE
+from tests.lab.clusters.under_way import beginning, in_step, read_until
 
 from ai_how.lab import Lab
 
@@ -23,46 +21,6 @@ Ran = subprocess.CompletedProcess[str]
 AiHow = Callable[..., Ran]
 Virsh = Callable[..., str]
 Write = Callable[..., Path]
-
-
-@contextmanager
-def beginning(*words: object) -> Iterator[subprocess.Popen[str]]:
-    """`ai-how WORDS…` under way, in a process group of its own as on a terminal."""
-    with in_step([sys.executable, "-m", "ai_how", *(str(word) for word in words)]) as process:
-        yield process
-
-
-@contextmanager
-def in_step(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """The command under way. It is never more than a line ahead of what is read of its stderr: what is done to it after
-    a line is done then, however late the machine comes to it."""
-    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)  # a page for each line (pipe(2)), and room for one page
-    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1)
-    with subprocess.Popen(
-        argv,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=writing,
-        text=True,
-        process_group=0,
-    ) as process:
-        os.close(writing)
-        process.stderr = os.fdopen(reading)
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def read_until(process: subprocess.Popen[str], beginning_of_line: str) -> str:
-    assert process.stderr is not None
-    read = ""
-    for line in process.stderr:
-        read += line
-        if line.strip().startswith(beginning_of_line):
-            return read
-    pytest.fail(f"it never came to {beginning_of_line!r}: {read}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import yaml
 from tests.host_view import left, look_at_host
-from tests.lab.clusters.conftest import COMMAND_DEADLINE, until
+from tests.lab.clusters.conftest import COMMAND_DEADLINE
+from tests.waiting import until
 
 from ai_how.probe.endpoint import PREFIX
 
@@ -29,8 +30,8 @@ Virsh = Callable[..., str]
 CONTROLLER, COMPUTE = "tried-controller", "tried-compute-01"
 BRIEF = ("--seconds", "0.4")
 
-#: Milliseconds that no round trip takes, however busy the machine.
-SLOWEST = 60_000
+#: Milliseconds that most round trips do not take, and none, however busy the machine.
+SLOW, SLOWEST = 1_000, 60_000
 
 #: Apart by more than this, one of two figures of the same kind was not measured.
 FAR = 10_000
@@ -84,7 +85,8 @@ def nothing_left(virsh: Virsh) -> Iterator[None]:
 
 def plausible(latency: dict[str, Any]) -> None:
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] < SLOWEST
-    assert latency["count"] > 0
+    assert latency["p50"] < SLOW
+    assert latency["count"] >= 3  # of fewer, three percentiles say nothing
 
 
 def test_both_nodes_are_measured_as_themselves_beside_the_floor(ai_how: AiHow, tried: Path, nothing_left: None) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.clusters.conftest import Ran, until
+from tests.lab.clusters.conftest import Ran
 from tests.lab.clusters.proof import ATTEMPTS, MACHINE, Scene, cluster, document, scene
 from tests.lab.consul_agent import agent
+from tests.waiting import until
 
 from ai_how.cli.test import try_clusters
 from ai_how.compile.cluster import compile_network
@@ -28,8 +28,9 @@ from ai_how.providers import network as networks
 from ai_how.spec.resolve import resolve_all
 
 #: Seconds that the whole of it may take for two clusters of three nodes, and the quick part; so many times longer where
-#: the machine is busy. One by one the packets would take far more.
-WHOLE, QUICK, BUSY = 10.0, 3.0, 10.0
+#: the machine is busy, and so often it is tried, for it may be busier just then. One by one the packets would take far
+#: more.
+WHOLE, QUICK, BUSY, RUNS = 10.0, 3.0, 3.0, 3
 
 LAN = "203.0.113.0/24"
 DISCOVERY: dict[str, Any] = {
@@ -91,27 +92,36 @@ def tried(scene: Scene, *keys: str, quick: bool = False) -> Report:
     return try_clusters(scene.libvirt, scene.document, keys, as_json=True, quick=quick, attempts=ATTEMPTS)
 
 
+def quickest(within: float, run: Callable[[], Report]) -> Report:
+    """Of up to so many runs, in each of which nothing may fail, the first that is quick enough."""
+    seconds: list[float] = []
+    while len(seconds) < RUNS:
+        report = run()
+        assert unpassed(report, Result.FAILED) == []
+        if report.seconds < within * BUSY:
+            return report
+        seconds.append(report.seconds)
+    pytest.fail(f"not within {within:g} s, however busy: {seconds}")
+
+
 def unpassed(report: Report, result: Result) -> list[str]:
     return [f"{each.name}: {each.detail}" for _, each in report.of(result)]
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: " and ".join(pair))
 def test_everything_that_two_clusters_promise_is_so(clusters: Scene, pair: tuple[str, str]) -> None:
-    report = tried(clusters, *pair)
-    assert unpassed(report, Result.FAILED) == []
+    report = quickest(WHOLE, lambda: tried(clusters, *pair))
     assert {each.detail for _, each in report.of(Result.SKIPPED)} <= {"nothing resolves names for the host here"}
     assert report.holds
     kinds = {type(each.action).__name__ for each in report.scenarios}
     assert {"Leased", "Sized", "Owner", "Ping", "Question"} <= kinds
     print(f"{' and '.join(pair)}: {len(report.scenarios)} scenarios in {report.seconds:.1f} s")
-    assert report.seconds < WHOLE * BUSY
 
 
 def test_quick_part_is_quick(clusters: Scene) -> None:
-    report = tried(clusters, "isolated-b", "shared-b", quick=True)
-    assert unpassed(report, Result.FAILED) == unpassed(report, Result.SKIPPED) == []
+    report = quickest(QUICK, lambda: tried(clusters, "isolated-b", "shared-b", quick=True))
+    assert unpassed(report, Result.SKIPPED) == []
     print(f"the quick part: {len(report.scenarios)} scenarios in {report.seconds:.1f} s")
-    assert report.seconds < QUICK * BUSY
 
 
 def test_other_clusters_of_the_host_are_strangers_that_are_kept_apart(clusters: Scene) -> None:
@@ -170,11 +180,9 @@ def test_of_a_network_with_ten_thousand_reservations_a_sample_is_tried(
         network = compile_network(spec, active=True)
         [have] = (each for each in networks.observe_all(found.libvirt) if each.name == network.name)
         networks.change(found.libvirt, have, network)
-        begin = time.monotonic()
-        report = try_clusters(found.libvirt, document(data), [], as_json=True, attempts=ATTEMPTS)
-        print(f"10,000 reservations: {len(report.scenarios)} scenarios in {time.monotonic() - begin:.1f} s")
+        vast = document(data)
+        report = quickest(3 * WHOLE, lambda: try_clusters(found.libvirt, vast, [], as_json=True, attempts=ATTEMPTS))
+        print(f"10,000 reservations: {len(report.scenarios)} scenarios in {report.seconds:.1f} s")
         stood = {each.frm for each in report.scenarios if isinstance(each.action, Leased)}
-    assert unpassed(report, Result.FAILED) == []
     assert report.left_out == "a sample: without 9936 of the 10000 nodes of vast; all of them with --all"
     assert len(stood) == 8
-    assert time.monotonic() - begin < 3 * WHOLE * BUSY

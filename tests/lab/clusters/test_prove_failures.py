@@ -15,9 +15,10 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from tests.lab.clusters.breakages import rules
-from tests.lab.clusters.conftest import COMMAND_DEADLINE, Ran, until
+from tests.lab.clusters.conftest import COMMAND_DEADLINE, Ran
 from tests.lab.clusters.proof import MACHINE, Scene, cluster, scene
-from tests.lab.clusters.test_interrupts import beginning, read_until
+from tests.lab.clusters.under_way import beginning, read_until
+from tests.waiting import until
 
 from ai_how.lab import INTERNET, Lab
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.clusters.conftest import COMES_WITHIN, until
+from tests.waiting import COMES_WITHIN, until
 
 from ai_how.probe.dhcp import take_lease
 from ai_how.probe.endpoint import LINK, attached

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.lab.resolvers import HOSTS, Host, getent, resolving_by, until
+from tests.lab.resolvers import HOSTS, Host, getent, resolving_by
+from tests.waiting import until
 
 Ran = subprocess.CompletedProcess[str]
 AiHow = Callable[..., Ran]
@@ -41,7 +42,7 @@ def test_clusters_that_share_names_are_known_on_the_host_from_up_to_destroy(
         path = write(f"{name}.yaml", name=name, nodes=1, network={"subnet": subnet, "dns_mode": mode})
         done = ai_how("up", path, "--no-wait", "--state", path.with_suffix(".json"))
         assert done.returncode == 0, done.stderr
-    until("both are known", lambda: known("shared-a", "10.86.0.2") and known("shared-b", "10.87.0.2"))
+    until(lambda: known("shared-a", "10.86.0.2") and known("shared-b", "10.87.0.2"), "both are known")
     assert not known("alone", "10.88.0.2")
 
     again = ai_how("up", path.with_name("shared-a.yaml"), "--no-wait", "--state", path.with_name("shared-a.json"))
@@ -52,6 +53,6 @@ def test_clusters_that_share_names_are_known_on_the_host_from_up_to_destroy(
         done = ai_how("destroy", name, "--yes", "--state", path.with_name(f"{name}.json"))
         assert done.returncode == 0, done.stderr
         if name == "shared-a":
-            until("the other is known", lambda: known("shared-b", "10.87.0.2"))
+            until(lambda: known("shared-b", "10.87.0.2"), "the other is known")
             assert not known("shared-a", "10.86.0.2")
     assert settings() == before

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.clusters.conftest import until
+from tests.waiting import until
 
 from ai_how.config.load import load_mapping
 from ai_how.engine import cluster as engine

@@ -26,8 +26,9 @@ import dns.query
 import pytest
 from tests.lab.clusters import proof
 from tests.lab.clusters.breakages import sh
-from tests.lab.consul_agent import Agent, agent, until
+from tests.lab.consul_agent import Agent, agent
 from tests.lab.resolvers import resolving_by
+from tests.waiting import STARTS_WITHIN, kill, until, until_ended
 
 from ai_how.host import agent as guest_agent
 from ai_how.host import daemon, dnsmasq
@@ -56,18 +57,10 @@ BEHIND, ROUTER = "10.99.0.0/24", "10.44.5.2"
 #: Seconds in which the doctor has answered, whatever is broken and however busy the host is.
 WITHIN = 120.0
 
-#: Seconds in which emulated machines have started and asked DHCP, on CPUs that others use, too.
-STARTED = 300.0
-
-#: How long the doctor waits, below ai_how.diagnose.ask: whoever is to answer shares CPUs with other tests.
-PATIENCE = {
-    "WITHIN": 40.0,
-    "packets.GATEWAY_TRIES": 6,
-    "packets.UPSTREAM_TRIES": 5,
-    "packets.CONSUL_PATIENCE": 3.0,
-    "guests.PATIENCE": 10,
-    "guests.WITHIN": 20.0,
-}
+#: How long the doctor waits for all that it asks and for a machine, below ai_how.diagnose.ask: machines are emulated
+#: here, on CPUs that others use, too. Whoever asks from a process of its own (`asked_by`, `ai-how doctor`) waits as
+#: long as the doctor does anywhere, and so does `ask_impatiently`.
+PATIENCE = {"WITHIN": 40.0, "guests.PATIENCE": 10, "guests.WITHIN": 20.0}
 
 SYS = Path("/sys/class/net")
 DNSMASQ = Path("/var/lib/libvirt/dnsmasq")
@@ -122,8 +115,23 @@ class Seen:
 Ask = Callable[[Sequence[str]], Seen]
 
 
+@contextmanager
+def patient() -> Iterator[None]:
+    """The doctor has PATIENCE."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in PATIENCE.items():
+            patch.setattr(f"ai_how.diagnose.ask.{name}", value)
+        yield
+
+
 def ask(words: Sequence[str] = ()) -> Seen:
     """What the doctor says here."""
+    with patient():
+        return ask_impatiently(words)
+
+
+def ask_impatiently(words: Sequence[str] = ()) -> Seen:
+    """The same where it waits as long as anywhere."""
     from ai_how.diagnose.doctor import examine
 
     with _in_time():
@@ -192,17 +200,17 @@ class Scene:
         pid = daemon.find()
         if pid is not None:
             with suppress(ProcessLookupError):  # without the bus it ends by itself
-                os.kill(pid, signal.SIGKILL)
-            gone(pid)
+                kill(pid)
         own = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
         subprocess.run(["libvirtd", "--daemon"], check=True, env=own)
-        until(lambda: subprocess.run(["virsh", "-q", "list"], check=False, capture_output=True).returncode == 0)
+        listed = ["virsh", "-q", "list"]
+        until(lambda: subprocess.run(listed, check=False, capture_output=True).returncode == 0, "libvirt answers")
         self.clusters.libvirt = Libvirt()
 
     def inside(self, script: str) -> str:
         """What a script in the machine that runs prints."""
         with Libvirt() as libvirt:
-            until(lambda: guest_agent.answers(libvirt, GUEST))
+            until(lambda: guest_agent.answers(libvirt, GUEST), f"the agent of {GUEST}")
             ran = guest_agent.run(libvirt, GUEST, ["/bin/sh", "-c", script])
         assert ran.code == 0, ran.stderr
         return ran.stdout
@@ -214,7 +222,7 @@ class Scene:
 
     def wait_for_guest(self) -> None:
         """All is there that DHCP sets inside, and it answers; after a loss of its link it has asked anew."""
-        until(lambda: self._is_configured() and pings(GUEST_IP), STARTED)
+        until(lambda: self._is_configured() and pings(GUEST_IP), f"{GUEST} is configured", STARTS_WITHIN)
 
     def _is_configured(self) -> bool:
         with Libvirt() as libvirt:
@@ -224,28 +232,12 @@ class Scene:
                 return False  # not up yet
 
 
-def gone(pid: int) -> None:
-    """Wait until a process has ended, which still has its sockets for a moment after it was killed."""
-    until(lambda: not Path(f"/proc/{pid}").exists())
-
-
-def stop(pid: int) -> None:
-    """Stop a process, and wait until all of it has: a thread goes on until it has a CPU to learn of it."""
-    os.kill(pid, signal.SIGSTOP)
-    threads = Path(f"/proc/{pid}/task")
-    until(lambda: all(_state(each) == "T" for each in threads.iterdir()))
-
-
-def _state(process: Path) -> str:
-    return (process / "stat").read_text().rpartition(")")[2].split()[0]
-
-
 def stop_network(name: str) -> None:
     """It is not there any more, nor its dnsmasq, which libvirt kills without waiting for its end."""
     pid = dnsmasq_of(name) if dnsmasq.serves(name) else None
     sh("virsh", "net-destroy", name)
     if pid is not None:
-        gone(pid)
+        until_ended(pid)
 
 
 def dnsmasq_of(network: str) -> int:
@@ -351,9 +343,6 @@ def scene(folder: Path, blank: Path, micro: Path) -> Iterator[Scene]:
         for name, mode in modes.items()
     ]
     with ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for name, value in PATIENCE.items():
-            patch.setattr(f"ai_how.diagnose.ask.{name}", value)
         forwarding = Path("/proc/sys/net/ipv4/ip_forward")
         stack.callback(forwarding.write_text, forwarding.read_text())
         stack.enter_context(resolving_by("plain_dnsmasq"))
@@ -363,6 +352,6 @@ def scene(folder: Path, blank: Path, micro: Path) -> Iterator[Scene]:
         clusters = stack.enter_context(proof.scene(folder, *configured))
         made = Scene(folder, clusters, consul, _agents=agents)
         sh("virsh", "start", GUEST)
-        until(lambda: TINY_MAC in sh("virsh", "net-dhcp-leases", DEFAULT), STARTED)
+        until(lambda: TINY_MAC in sh("virsh", "net-dhcp-leases", DEFAULT), f"the lease of {TINY}", STARTS_WITHIN)
         made.wait_for_guest()
         yield made

@@ -15,7 +15,7 @@ from tests.host_view import define_everything_once
 from tests.lab.clusters.conftest import make_image
 from tests.lab.doctor.conftest import Outcome, outcomes
 from tests.lab.doctor.faults import CANNOT_BE_MADE, EVERY, FAULTS, HARMLESS, ONE_WAY, PAIRS, QUESTIONS, Fault, fault
-from tests.lab.doctor.scene import Ask, Scene, ask, scene
+from tests.lab.doctor.scene import Ask, Scene, ask, ask_impatiently, scene
 from tests.lab.doctor.ways import Breaks, leads_out
 
 from ai_how.diagnose.catalogue import CATALOGUE
@@ -53,7 +53,19 @@ def well(ask: Ask = ask) -> None:
 
 def test_of_a_host_that_is_well_nothing_is_said_in_any_mode(host: Scene) -> None:
     assert [each for each in EVERY if not leads_out(each, within=30.0)] == []
-    well()
+    well(ask_impatiently)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [("dnsmasq-unresponsive", "it is stopped"), ("dns-upstream-dead", "nobody outside answers")],
+    ids=lambda name: name[0],
+)
+def test_what_is_asked_in_vain_is_named_with_no_more_patience_than_anywhere(name: tuple[str, str], host: Scene) -> None:
+    broken = fault(*name)
+    with broken.made(host):
+        seen = ask_impatiently()
+    assert seen.causes == ((broken.id, broken.subject),), str(seen)
 
 
 @pytest.mark.parametrize("broken", FAULTS, ids=str)

@@ -23,7 +23,6 @@ from pathlib import Path
 import pytest
 from tests.lab.clusters import breakages, proof
 from tests.lab.clusters.breakages import STRANGER, sh
-from tests.lab.consul_agent import until
 from tests.lab.doctor.scene import (
     ALONE,
     DEFAULT,
@@ -45,16 +44,15 @@ from tests.lab.doctor.scene import (
     card_of,
     dnsmasq_of,
     gateway_of,
-    gone,
     machine_xml,
     pings,
-    stop,
     stop_network,
     tap_of,
     write,
 )
 from tests.lab.resolvers import bus
 from tests.lab.resolvers import running as running_program
+from tests.waiting import COMES_WITHIN, kill, stop, until
 
 from ai_how.engine import cluster as engine
 from ai_how.errors import NotReady
@@ -205,22 +203,10 @@ def refused(*words: str) -> str:
     return ran.stderr
 
 
-#: What the kernel says of a bridge's port that forwards (BR_STATE_FORWARDING).
-_FORWARDING = "3"
-
-
-@contextmanager
-def plugged(bridge: str, mac: str, *, name: str) -> Iterator[Place]:
-    """A place on the bridge, by a port that forwards; what is sent sooner is lost."""
-    with attached(bridge, mac, name=name) as (place, port):
-        until(lambda: (SYS / port / "brport/state").read_text().strip() == _FORWARDING)
-        yield place
-
-
 def leads_out(name: str, within: float = 0.5) -> bool:
     """Whether a node of the network reaches the web, in so many seconds."""
     gateway = gateway_of(name)
-    with plugged(bridge_of(name), OTHERS[8], name="node") as place:
+    with attached(bridge_of(name), OTHERS[8], name="node") as (place, _):
         address = f"{gateway.rpartition('.')[0]}.250"
         place.run(["ip", "-batch", "-"], text=f"addr add {address}/24 dev {LINK}\nroute add default via {gateway}\n")
         return packets.ask(packets.http(place, INTERNET.web, INTERNET.name, within=within)).replied
@@ -233,8 +219,7 @@ def leads_out(name: str, within: float = 0.5) -> bool:
 def libvirtd_killed(scene: Scene) -> Iterator[None]:
     pid = daemon.find()
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    gone(pid)
+    kill(pid)
     try:
         yield
     finally:
@@ -286,7 +271,7 @@ def nobody_asks_polkit(scene: Scene) -> Iterator[Ask]:
         for each in (settings(scene), bus(), running_program("/usr/lib/polkit-1/polkitd", "--no-debug")):
             stack.enter_context(each)
         scene.restart_libvirt()
-        until(lambda: "polkit agent" in refused(*_NOBODY, "virsh", "-c", "qemu:///system", "list"))
+        until(lambda: "polkit agent" in refused(*_NOBODY, "virsh", "-c", "qemu:///system", "list"), "polkit says no")
         yield asked_by(_as_nobody)
 
 
@@ -427,7 +412,7 @@ def frames_dropped(_scene: Scene) -> Iterator[None]:
     rule = ["FORWARD", "-i", DEFAULT_BRIDGE, "-o", DEFAULT_BRIDGE, "-j", "DROP"]
     with ExitStack() as stack:
         with _two(DEFAULT_BRIDGE, "192.168.122") as reaches:
-            until(reaches)
+            until(reaches, "one reaches the other")
             sh("iptables", "-I", *rule)
             stack.callback(sh, "iptables", "-D", *rule)
             assert not reaches()
@@ -443,7 +428,7 @@ def frames_dropped_by_the_bridge(scene: Scene) -> Iterator[None]:
         sh("ip", "link", "set", bridge, "type", "bridge", "nf_call_iptables", "1")
         stack.callback(sh, "ip", "link", "set", bridge, "type", "bridge", "nf_call_iptables", "0")
         with _two(bridge, "10.44.9") as reaches:
-            until(reaches)
+            until(reaches, "one reaches the other")
             sh("iptables", "-I", *rule)
             stack.callback(sh, "iptables", "-D", *rule)
             assert not reaches()
@@ -453,7 +438,7 @@ def frames_dropped_by_the_bridge(scene: Scene) -> Iterator[None]:
 @contextmanager
 def _two(bridge: str, subnet: str) -> Iterator[Callable[[], bool]]:
     """Whether one on the bridge reaches another."""
-    with plugged(bridge, OTHERS[1], name="one") as one, plugged(bridge, OTHERS[2], name="two") as two:
+    with attached(bridge, OTHERS[1], name="one") as (one, _), attached(bridge, OTHERS[2], name="two") as (two, _):
         one.run(["ip", "addr", "add", f"{subnet}.201/24", "dev", LINK])
         two.run(["ip", "addr", "add", f"{subnet}.202/24", "dev", LINK])
 
@@ -479,7 +464,7 @@ def answers_by_another_uplink(scene: Scene) -> Iterator[None]:
     """The provider answers by a second link of ours; the way back is by the first, so strict filtering drops it."""
     with _second_uplink():
         sh("ip", "-n", INTERNET.namespace, "route", "add", "203.0.113.2/32", "via", "192.0.2.2")
-        until(lambda: pings("8.8.8.8"))  # that alone is no fault
+        until(lambda: pings("8.8.8.8"), "an answer, for that alone is no fault")
         with setting("ipv4/conf/second/rp_filter", "1")(scene):
             assert not pings("8.8.8.8")
             yield
@@ -496,7 +481,7 @@ def asked_by_the_second_uplink(scene: Scene) -> Iterator[None]:
 
         # From an address that is not of the link.
         sh("ip", "-n", INTERNET.namespace, "route", "add", "192.0.2.2/32", "dev", "second", "src", "8.8.8.8")
-        until(asked)
+        until(asked, "the question arrives")
         with setting("ipv4/conf/second/rp_filter", "1")(scene):
             assert not asked()
             yield
@@ -609,7 +594,7 @@ def port_taken_everywhere(_scene: Scene) -> Iterator[Ask]:
     with open_lab(LabSpec(internet=True, cache=cache_directory())) as lab, ExitStack() as stack:
         server = stack.enter_context(subprocess.Popen(lab.enter(_DNS), env=dict(lab.environment)))
         stack.callback(server.kill)
-        until(lambda: ":53 " in lab.run(["ss", "-Hln", "sport = :53"]).stdout)
+        until(lambda: ":53 " in lab.run(["ss", "-Hln", "sport = :53"]).stdout, "the server listens")
         script = f'echo "{text}" > /run/late.xml && virsh net-define /run/late.xml && virsh net-autostart late'
         assert lab.run(["sh", "-c", script]).returncode == 0
         assert "ddress already in use" in lab.run(["virsh", "net-start", "late"]).stderr
@@ -817,9 +802,7 @@ def killed(name: str, *, trace: bool = True) -> Breaks:
 
     @contextmanager
     def broken(_scene: Scene) -> Iterator[None]:
-        pid = dnsmasq_of(name)
-        os.kill(pid, signal.SIGKILL)
-        gone(pid)
+        kill(dnsmasq_of(name))
         if not trace:
             Path(f"/run/libvirt/network/{name}.pid").unlink()
         try:
@@ -840,7 +823,7 @@ def halted(name: str) -> Breaks:
             yield
         finally:
             os.kill(dnsmasq_of(name), signal.SIGCONT)
-            until(lambda: answers(gateway_of(name)))
+            until(lambda: answers(gateway_of(name)), "it answers again")
 
     return broken
 
@@ -859,7 +842,7 @@ def dropped(where: str, what: str) -> Breaks:
 def restart_resolver() -> None:
     """The host's own: Debian's script, as its administrator would."""
     subprocess.run(["/etc/init.d/dnsmasq", "restart"], check=True, stdout=subprocess.DEVNULL)
-    until(lambda: answers("127.0.0.1"))
+    until(lambda: answers("127.0.0.1"), "the host's resolver answers")
 
 
 @contextmanager
@@ -895,7 +878,7 @@ def cluster_told_others(scene: Scene) -> Iterator[None]:
             engine.destroy(site, "told")
 
 
-def lease(place: Place, mac: str, client_id: bytes = b"", within: float = 60.0) -> IPv4Address:
+def lease(place: Place, mac: str, client_id: bytes = b"", within: float = COMES_WITHIN) -> IPv4Address:
     """A lease that nobody gives back, by the client identifier where there is one."""
     with place.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         return take_lease(client, LINK, mac, within=within, client_id=client_id).ip
@@ -903,7 +886,7 @@ def lease(place: Place, mac: str, client_id: bytes = b"", within: float = 60.0) 
 
 def noted(network: str, address: IPv4Address) -> None:
     """Wait until libvirt has written down who has the address: dnsmasq tells it after it has told the node."""
-    until(lambda: f" {address}/" in sh("virsh", "-q", "net-dhcp-leases", network))
+    until(lambda: f" {address}/" in sh("virsh", "-q", "net-dhcp-leases", network), f"the lease of {address}")
 
 
 @contextmanager
@@ -911,7 +894,7 @@ def only_a_range_outside(scene: Scene) -> Iterator[None]:
     """The only addresses for who has no reservation are of another subnet: nobody gets one."""
     reservation = f"<host mac='{OTHERS[0]}' ip='10.66.6.5'/>"
     with network("beyond", 6, first=0, dhcp=reservation, options=("dhcp-range=10.99.0.10,10.99.0.20",))(scene):
-        with plugged("br-beyond", OTHERS[5], name="late") as place, pytest.raises(NotReady):
+        with attached("br-beyond", OTHERS[5], name="late") as (place, _), pytest.raises(NotReady):
             lease(place, OTHERS[5], within=1.0)
         yield
 
@@ -928,9 +911,9 @@ def leases_of_strangers(name: str, number: int, *, reserved: bool) -> Breaks:
     def broken(scene: Scene) -> Iterator[None]:
         with there(scene):
             for mac in OTHERS[: 1 if reserved else 2]:
-                with plugged(f"br-{name}", mac, name=mac) as place:
+                with attached(f"br-{name}", mac, name=mac) as (place, _):
                     noted(name, lease(place, mac))
-            with plugged(f"br-{name}", OTHERS[5], name="late") as place, pytest.raises(NotReady):
+            with attached(f"br-{name}", OTHERS[5], name="late") as (place, _), pytest.raises(NotReady):
                 lease(place, OTHERS[5], within=1.0)
             yield
 
@@ -942,7 +925,7 @@ def second_server(own: str, first: str, last: str, *, prefix: int = 24) -> Break
 
     @contextmanager
     def broken(_scene: Scene) -> Iterator[None]:
-        with plugged(DEFAULT_BRIDGE, STRANGER, name="rogue") as place:
+        with attached(DEFAULT_BRIDGE, STRANGER, name="rogue") as (place, _):
             place.run(["ip", "addr", "add", f"{own}/{prefix}", "dev", LINK])
             argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--no-ping"]
             argv += ["--leasefile-ro", "--dhcp-authoritative", "--log-facility=-", "--log-dhcp", "--pid-file"]
@@ -968,7 +951,7 @@ def one_identifier(scene: Scene) -> Iterator[None]:
         for name, mac in (("twin-a", OTHERS[3]), ("twin-b", OTHERS[4])):
             # The machine that runs does nothing; what it would say, is said for it beside.
             stack.enter_context(running(name, "twins", mac)(scene))
-            place = stack.enter_context(plugged("br-twins", mac, name=name))
+            place, _ = stack.enter_context(attached("br-twins", mac, name=name))
             address = lease(place, mac, b"\xff\x12\x34\x56\x78")
             place.run(["ip", "addr", "add", f"{address}/24", "dev", LINK])
             given.add(address)
@@ -992,7 +975,7 @@ def stranger(bridge: str, address: str, mac: str = STRANGER) -> Breaks:
 
     @contextmanager
     def broken(_scene: Scene) -> Iterator[None]:
-        with plugged(bridge, mac, name="stranger") as place:
+        with attached(bridge, mac, name="stranger") as (place, _):
             place.run(["ip", "addr", "add", f"{address}/24", "dev", LINK])
             with listened_longer():
                 yield
@@ -1005,14 +988,14 @@ def stranger(bridge: str, address: str, mac: str = STRANGER) -> Breaks:
 def leased_then_reserved(scene: Scene) -> Iterator[None]:
     """Somebody had the address before it was reserved, and went without a word."""
     with network("former", 3, first=10, last=10)(scene):
-        with plugged("br-former", OTHERS[0], name="former") as place:
+        with attached("br-former", OTHERS[0], name="former") as (place, _):
             given = lease(place, OTHERS[0])
         assert str(given) == "10.66.3.10"
         noted("former", given)
         entry = f"<host mac='{OTHERS[1]}' ip='10.66.3.10'/>"
         with defined("heir", "former", OTHERS[1])(scene):
             sh("virsh", "net-update", "former", "add", "ip-dhcp-host", entry, "--live")
-            with plugged("br-former", OTHERS[1], name="heir") as place, pytest.raises(NotReady):
+            with attached("br-former", OTHERS[1], name="heir") as (place, _), pytest.raises(NotReady):
                 lease(place, OTHERS[1], within=1.0)
             yield
 
@@ -1072,7 +1055,7 @@ def unknown(breaks: Breaks) -> Breaks:
 
     @contextmanager
     def broken(scene: Scene) -> Iterator[None]:
-        until(_known_here)
+        until(_known_here, "the host knows the name")
         with breaks(scene):
             assert not _known_here()
             yield
@@ -1194,7 +1177,7 @@ def consul_stopped(scene: Scene) -> Iterator[None]:
         yield
     finally:
         scene.consul.process.send_signal(signal.SIGCONT)
-        until(lambda: scene.consul.call("GET", "/status/leader"))
+        until(lambda: scene.consul.call("GET", "/status/leader"), "it answers again", passing=(OSError,))
 
 
 # Machines
@@ -1219,7 +1202,7 @@ def crashed(scene: Scene) -> Iterator[None]:
         sh("virsh", "start", "crashed")
         pid = int(Path("/run/libvirt/qemu/crashed.pid").read_text())
         os.kill(pid, signal.SIGKILL)
-        until(lambda: "shut off" in sh("virsh", "domstate", "crashed"))
+        until(lambda: "shut off" in sh("virsh", "domstate", "crashed"), "libvirt has noticed")
         yield
 
 
@@ -1309,7 +1292,10 @@ def lease_given_back(scene: Scene) -> Iterator[None]:
     """The guest's DHCP client gave it back, and asks for none."""
     scene.inside("killall -USR2 udhcpc")
     try:
-        until(lambda: GUEST_IP not in sh("virsh", "net-dhcp-leases", LIVE) + scene.inside("ip address show dev eth0"))
+        until(
+            lambda: GUEST_IP not in sh("virsh", "net-dhcp-leases", LIVE) + scene.inside("ip address show dev eth0"),
+            "it has the lease no longer",
+        )
         yield
     finally:
         scene.configure_guest()
@@ -1335,7 +1321,7 @@ def narrow(name: str, mtu: int) -> Breaks:
     @contextmanager
     def broken(_scene: Scene) -> Iterator[None]:
         tap = tap_of(name)
-        until(lambda: pings(GUEST_IP, mtu + 100))
+        until(lambda: pings(GUEST_IP, mtu + 100), "a packet of that size passes")
         sh("ip", "link", "set", tap, "mtu", str(mtu))
         try:
             assert not pings(GUEST_IP, mtu + 100)
