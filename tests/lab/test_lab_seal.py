@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.host_view import HostView, left
-from tests.waiting import COMES_WITHIN, kill
+from tests.waiting import COMES_WITHIN, kill, until
 
 from ai_how.lab import Lab, LabSpec, cache_directory, open_lab
 
@@ -118,10 +118,11 @@ def test_the_comparison_sees_what_is_left(part: str, leave: list[str], look_at_h
     before = look_at_host()
     subprocess.run(leave, check=True)
     try:
-        assert [line for line in compare(before, look_at_host()) if line.startswith(f"{part}: +")]
+        # A process is seen once it is what it shall be, and the shell does not wait for that.
+        until(lambda: [line for line in compare(before, look_at_host()) if line.startswith(f"{part}: +")], part)
     finally:
         remove_what_was_left()
-    assert compare(before, look_at_host()) == []
+    assert left(before) == []
 
 
 def in_own_process(command: list[str]) -> subprocess.Popen[str]:
