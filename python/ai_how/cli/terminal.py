@@ -29,13 +29,14 @@ def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
 
 def say(text: str = "") -> None:
     """A line of the answer."""
-    print(text)
+    sys.stdout.write(f"{text}\n")  # print would let a Ctrl-C come between a line and its end
 
 
 def note(text: str = "") -> None:
     """A remark that is not part of the answer; that nobody can read it (a closed terminal) stops no work."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def counted(number: int, what: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -36,6 +37,9 @@ from ai_how.probe.responder import Tap
 
 #: What shall pass is tried again, as a user would; what shall not is asked once, and its first answer counts.
 ATTEMPTS = 3
+
+#: Seconds from one attempt to the next, at least: who refuses, or knows no such name yet, does so at once.
+_AGAIN = 0.5
 
 #: Each takes a descriptor or two, of which a process has 1,024 as a rule.
 AT_ONCE = 256
@@ -139,12 +143,14 @@ async def _answer(expectation: Expectation, spots: Mapping[str, Spot], attempts:
     if expectation.expect is Expect.DENY or isinstance(expectation.action, Forgery | Leaving):
         attempts = 1
     for left in reversed(range(attempts)):
+        begin = time.monotonic()
         try:
             answer = await act(expectation.action, spot)
         except NotTested as error:
             return str(error)
         if came_through(expectation.action, answer)[0] or not left:
             break
+        await asyncio.sleep(begin + _AGAIN - time.monotonic())
     return await _with_size(expectation, answer, spot)
 
 
