@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -307,3 +308,10 @@ def test_a_run_tells_denied_from_dead(alpha: Endpoint, beta: Endpoint, responder
     assert results[leaking] is Result.FAILED
     assert results[lie] is Result.FAILED
     assert results[nowhere] is Result.SKIPPED
+
+
+def test_what_refuses_is_asked_again_after_a_while(alpha: Endpoint, beta: Endpoint, responder: Responder) -> None:
+    opens = Expectation("alpha", "beta", Talk(beta.ip, Port(Protocol.TCP, 7003)), Expect.PASS, "")
+    threading.Timer(0.7, responder.listen, (beta.place, 7003)).start()
+    found = run([opens], {"alpha": Spot(alpha.place, LINK), "beta": Spot(beta.place, LINK)}, attempts=60)
+    assert found[opens].result is Result.PASSED
