@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ai_how.diagnose.facts import Facts, Machine, Network, Part
@@ -47,6 +47,13 @@ def of_host(answer: Answer, summary: str, *evidence: str, fix: Fix = NO_FIX) -> 
 def of_network(network: Network, answer: Answer, summary: str, *evidence: str, fix: Fix = NO_FIX) -> Finding:
     """What is said of a network."""
     return Finding("", network.name, answer, summary, evidence, fix, network=network.name)
+
+
+def of_networks(names: Sequence[str], answer: Answer, summary: str, evidence: Iterable[str], fix: Fix) -> Finding:
+    """What is said of the one network of these names, or of the host where they are several."""
+    alone = names[0] if len(names) == 1 else ""
+    said = (*evidence, f"networks: {', '.join(names)}")
+    return Finding("", alone or HOST, answer, summary, said, fix, network=alone)
 
 
 def of_machine(

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from ai_how.diagnose.checks.base import HOST, advice, check, of_host, of_network, repair
+from ai_how.diagnose.checks.base import HOST, advice, check, of_host, of_network, of_networks, repair
 from ai_how.diagnose.checks.clusters import mend
 from ai_how.diagnose.facts import Facts, Network, Part
 from ai_how.diagnose.finding import NO_FIX, Answer, Command, Finding, Fix
@@ -119,7 +119,7 @@ def _stopping(facts: Facts, found: Iterable[Stopped], what: str) -> Iterator[Fin
         kinds = sorted({kind for each in several for kind in each.protocols})
         whole = all(each.whole for each in several)
         some = "" if whole else f" ({', '.join(kinds)})"
-        yield _of_networks(
+        yield of_networks(
             names,
             Answer.FAIL if whole else Answer.WARN,
             f"{what}{some} by {owner}, in {where}",
@@ -184,14 +184,7 @@ def masqueraded(facts: Facts) -> Iterator[Finding]:
 def _leaving_as_it_is(found: Sequence[tuple[str, str]], fix: Fix) -> Finding:
     summary = "what its nodes send out keeps its private address: no answer comes back"
     why = _some(list(dict.fromkeys(why for _, why in found)))
-    return _of_networks([name for name, _ in found], Answer.FAIL, summary, why, fix)
-
-
-def _of_networks(names: Sequence[str], answer: Answer, summary: str, evidence: Iterable[str], fix: Fix) -> Finding:
-    """Of the one network, or of the host where several are concerned."""
-    alone = names[0] if len(names) == 1 else ""
-    said = (*evidence, f"networks: {', '.join(names)}")
-    return Finding("", alone or HOST, answer, summary, said, fix, network=alone)
+    return of_networks([name for name, _ in found], Answer.FAIL, summary, why, fix)
 
 
 @check("isolation-open", "Are clusters kept apart as they shall be?", Part.NETWORKS, Part.FIREWALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ai_how.diagnose.checks.base import HOST, advice, check, of_host, of_network, repair
+from ai_how.diagnose.checks.base import advice, check, of_host, of_network, of_networks, repair
 from ai_how.diagnose.facts import Facts, Link, Network, Part, Route
 from ai_how.diagnose.finding import Answer, Finding
 
@@ -66,19 +66,15 @@ def upstream(facts: Facts) -> Iterator[Finding]:
     for everyone, found in silent.items():
         if not found:
             continue
-        names = [network.name for network, _ in found]
         servers = list(dict.fromkeys(each for _, dead in found for each in dead))
-        alone = names[0] if len(names) == 1 else ""
-        yield Finding(
-            "",
-            alone or HOST,
+        yield of_networks(
+            [network.name for network, _ in found],
             Answer.FAIL if everyone else Answer.WARN,
             "no server answers that a gateway asks: nodes resolve no name outside"
             if everyone
             else f"{', '.join(servers)} does not answer, others do: names outside may take seconds, and fail with them",
-            (*(f"{each}: {facts.upstream[each].why}" for each in servers), f"networks: {', '.join(names)}"),
+            (f"{each}: {facts.upstream[each].why}" for each in servers),
             advice("Name servers that answer: network.dns_servers and ai-how up, or <forwarder> by virsh net-edit."),
-            network=alone,
         )
 
 
